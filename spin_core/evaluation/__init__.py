@@ -1,0 +1,1 @@
+"""What a turn of self-play won, on held-out rows."""

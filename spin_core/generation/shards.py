@@ -1,0 +1,80 @@
+"""Shards: which rows each holds, and the sampling of one."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spin_core.encode import encode
+from spin_core.generation.pool import EnginePool
+from spin_core.progress import Progress, emit
+from spin_core.recipe import Recipe
+from spin_core.rows import SHARD, read_rows, write_rows
+from spin_core.store import Ref, Spec, Store
+
+STAGE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """Rows `start:stop` of one split, to be answered by one model."""
+
+    index: int
+    count: int
+    split: str
+    start: int
+    stop: int
+    model: Ref
+    encoded: Ref
+    spec: Spec
+
+
+def plan(store: Store, recipe: Recipe, model: Ref, prompts: Ref, split: str) -> list[ShardPlan]:
+    """Cuts the encoded rows of a split into shards of at most `generation.shard_rows` rows; none is empty."""
+    encoded = encode(store, recipe, model, prompts)
+    settings = recipe.generation
+    total = len(read_rows(encoded.path / f"{split}.parquet", ["row_id"]))
+    count = -(-total // settings.shard_rows)
+    sampling = {key: getattr(settings, key) for key in ("engine", "max_new_tokens", "temperature", "top_p", "seed")}
+    plans = []
+    for index in range(count):
+        start, stop = index * settings.shard_rows, min(total, (index + 1) * settings.shard_rows)
+        params = {"split": split, "start": start, "stop": stop, **sampling}
+        spec = Spec("shard", STAGE_VERSION, params, (model, encoded))
+        plans.append(ShardPlan(index, count, split, start, stop, model, encoded, spec))
+    return plans
+
+
+def generate(store: Store, recipe: Recipe, shard: ShardPlan, pool: EnginePool) -> Ref:
+    """Samples one answer a row. Raises ChildCrash if the engine dies; a retry starts it again and redoes this shard only."""
+
+    def write(staging: Path) -> dict[str, Any]:
+        rows = read_rows(shard.encoded.path / f"{shard.split}.parquet")[shard.start : shard.stop]
+        engine = pool.lease(shard.model)
+        started = time.time()
+        tokens = 0
+
+        def on_answer(done: int, new_tokens: int) -> None:
+            nonlocal tokens
+            tokens += new_tokens
+            rate = pool.count(new_tokens)
+            name = f"sampling · {shard.split} shard {shard.index + 1}/{shard.count}"
+            emit(Progress(name, done, len(rows), "rows", f"{rate:,.0f} tokens/s"))
+
+        answers = engine.sample([row["prompt_ids"] for row in rows], on_answer)
+        content = [
+            {
+                "row_id": row["row_id"],
+                "prompt_ids": row["prompt_ids"],
+                "generated_ids": answer.ids,
+                "finish_reason": answer.finish_reason,
+                "generated": answer.text,
+            }
+            for row, answer in zip(rows, answers, strict=True)
+        ]
+        write_rows(staging / "shard.parquet", content, SHARD)
+        return {"rows": len(rows), "tokens": tokens, "started": started, "ended": time.time()}
+
+    return store.build(shard.spec, write)

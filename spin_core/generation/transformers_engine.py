@@ -1,0 +1,79 @@
+"""The engine without an extra install: `transformers.generate` in a child process. Slow; for small models and few rows."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from spin_core import process
+from spin_core.generation.engine import Answer, OnAnswer
+from spin_core.recipe import Recipe
+
+_BATCH = 32
+
+
+class TransformersEngine:
+    """Loads the model anew for every call, in a child that frees its memory when it ends."""
+
+    def __init__(self, model: Path, recipe: Recipe, log: Path) -> None:
+        self._model, self._settings, self._log = model, recipe.generation, log
+
+    def alive(self) -> bool:
+        """Always: there is nothing to keep alive between calls."""
+        return True
+
+    def close(self) -> None:
+        """Nothing is left running."""
+
+    def sample(self, prompts: Sequence[Sequence[int]], on_answer: OnAnswer) -> list[Answer]:
+        """See `Engine.sample`."""
+        settings = self._settings
+        with tempfile.TemporaryDirectory() as folder:
+            job = {"model": str(self._model), "prompts": [list(p) for p in prompts], "out": f"{folder}/answers.json"}
+            job |= {"max_new_tokens": settings.max_new_tokens, "temperature": settings.temperature, "top_p": settings.top_p}
+            process.run_job("spin_core.generation.transformers_engine", job, self._log, name="sampling with transformers")
+            answers = [Answer(**row) for row in json.loads(Path(job["out"]).read_text())]
+        for number, answer in enumerate(answers, 1):
+            on_answer(number, len(answer.ids))
+        return answers
+
+
+def _work(job: dict[str, Any]) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer: Any = AutoTokenizer.from_pretrained(job["model"])
+    model: Any = AutoModelForCausalLM.from_pretrained(job["model"], dtype="auto").to(device).eval()
+    eos = tokenizer.eos_token_id
+    answers = []
+    for start in range(0, len(job["prompts"]), _BATCH):
+        prompts = job["prompts"][start : start + _BATCH]
+        width = max(map(len, prompts))
+        ids = torch.tensor([[eos] * (width - len(p)) + p for p in prompts], device=device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+        with torch.no_grad():
+            out = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                do_sample=True,
+                temperature=job["temperature"],
+                top_p=job["top_p"],
+                top_k=0,
+                max_new_tokens=job["max_new_tokens"],
+                eos_token_id=eos,
+                pad_token_id=eos,
+            )
+        for row in out[:, width:].tolist():
+            ended = eos in row
+            row = row[: row.index(eos) + 1] if ended else row
+            text = tokenizer.decode(row, skip_special_tokens=True).strip()
+            answers.append({"ids": row, "finish_reason": "stop" if ended else "length", "text": text})
+    Path(job["out"]).write_text(json.dumps(answers))
+
+
+if __name__ == "__main__":
+    process.job_main(_work)

@@ -1,0 +1,152 @@
+"""Child processes: streamed logs, typed crashes, and an end together with the parent.
+
+A stage's heavy work runs as `python -m MODULE JOB.json`, so the flow process never loads torch. The child's output
+goes to a log file; lines with the progress prefix become events. A child that the user caused to fail prints one
+line with the `@error` prefix and exits with status 2.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from spin_core import progress
+from spin_core.errors import BadInput, Cancelled, ChildCrash, SpinflowError
+
+_PR_SET_PDEATHSIG = 1
+_ERROR = "@error "
+_BAD_INPUT_STATUS = 2
+_live: set[subprocess.Popen[str]] = set()
+_lock = threading.Lock()
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def spawn(command: Sequence[str], log: Path, env: Mapping[str, str] | None = None, *, pipe: bool = False) -> subprocess.Popen[str]:
+    """Starts a child that dies with this process's starting thread and is ended by `end_all`.
+
+    With `pipe`, stdout and stderr can be read line by line; otherwise they go to `log`.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as handle:
+        child = subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if pipe else handle,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env={**os.environ, **(env or {})},
+            preexec_fn=_die_with_parent,
+        )
+    with _lock:
+        _live.add(child)
+    return child
+
+
+def run_job(module: str, job: Mapping[str, Any], log: Path, *, launcher: Sequence[str] = (), name: str = "") -> None:
+    """Runs `python [launcher] -m module JOB.json` to its end.
+
+    Raises BadInput for a problem that the user caused, Cancelled if it was ended by SIGTERM, ChildCrash otherwise.
+    """
+    with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as handle:
+        json.dump(job, handle)
+    try:
+        child = spawn([sys.executable, *launcher, "-m", module, handle.name], log, pipe=True)
+        error = ""
+        assert child.stdout is not None
+        with log.open("a") as sink:
+            for line in child.stdout:
+                event = progress.parse_line(line)
+                if event:
+                    progress.emit(event)
+                    continue
+                if line.startswith(_ERROR):
+                    error = line[len(_ERROR) :].strip()
+                sink.write(line)
+                sink.flush()
+        status = child.wait()
+        forget(child)
+    finally:
+        os.unlink(handle.name)
+    if status == 0:
+        return
+    if error:
+        raise BadInput(error)
+    label = name or module
+    if status in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        raise Cancelled(f"{label} was cancelled")
+    raise ChildCrash(f"{label} ended with status {status}: {last_line(log)}", exit_code=status, remedy=f"see {log}; run again to continue")
+
+
+def job_main(work: Callable[[dict[str, Any]], None]) -> None:
+    """The `__main__` of a job module: reads the job, runs `work`, turns user errors into one line and status 2."""
+    try:
+        work(json.loads(Path(sys.argv[1]).read_text()))
+    except SpinflowError as error:
+        print(f"{_ERROR}{' '.join(str(error).split())}", flush=True)
+        raise SystemExit(_BAD_INPUT_STATUS) from None
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that says something."""
+    try:
+        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    except FileNotFoundError:
+        return "no output"
+    return lines[-1][:300] if lines else "no output"
+
+
+def descendants(pid: int) -> list[int]:
+    """All living children of a process, theirs included."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        threads = [p for p in Path(f"/proc/{pid}/task").iterdir() if p.name != str(pid)]
+        for thread in threads:
+            children += (thread / "children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [pid for child in map(int, children) for pid in (child, *descendants(child))]
+
+
+def end(child: subprocess.Popen[str], grace_s: float = 10.0) -> None:
+    """Ends a child and its whole process tree: SIGTERM, then SIGKILL for what is left after `grace_s`."""
+    tree = descendants(child.pid)
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+    for pid in tree:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    forget(child)
+
+
+def forget(child: subprocess.Popen[str]) -> None:
+    """Takes an ended child off the list of those that `end_all` ends."""
+    with _lock:
+        _live.discard(child)
+
+
+def end_all() -> None:
+    """Ends every live child; called on the way out of a run."""
+    with _lock:
+        children = list(_live)
+    for child in children:
+        end(child, grace_s=3.0)

