@@ -1,0 +1,81 @@
+"""Children: typed ends, no orphans."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from spin_core import process
+from spin_core.errors import BadInput, Cancelled, ChildCrash
+
+JOB = """
+import os, signal, sys
+from spin_core.errors import BadInput
+from spin_core.process import job_main
+def work(job):
+    print("working")
+    if job["end"] == "bad":
+        raise BadInput("the file is empty", remedy="fill it")
+    if job["end"] == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job["end"] == "term":
+        os.kill(os.getpid(), signal.SIGTERM)
+    if job["end"] == "bug":
+        raise RuntimeError("boom")
+job_main(work)
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "error", "says"), [("bad", BadInput, "file is empty; fill it"), ("kill", ChildCrash, "-9"), ("term", Cancelled, ""), ("bug", ChildCrash, "boom")]
+)
+def test_a_child_ends_as_a_typed_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, error: type[Exception], says: str) -> None:
+    """The retry policy looks at the type: a crash is retried, bad input and cancellation are not."""
+    (tmp_path / "spin_test_job.py").write_text(JOB)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[2]}")
+    with pytest.raises(error, match=says):
+        process.run_job("spin_test_job", {"end": end}, tmp_path / "job.log")
+    assert "working" in (tmp_path / "job.log").read_text()
+
+
+def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
+    """A killed run must not leave an engine that holds the memory."""
+    code = (
+        "import sys; from pathlib import Path; from spin_core import process\n"
+        f"c = process.spawn(['sleep', '60'], Path({str(tmp_path / 'log')!r})); print(c.pid, flush=True); c.wait()"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and _runs(child):
+        time.sleep(0.05)
+    assert not _runs(child)
+
+
+def test_end_takes_the_grandchildren(tmp_path: Path) -> None:
+    child = process.spawn(["sh", "-c", "trap '' TERM; sleep 60 & wait; sleep 60"], tmp_path / "log")
+    deadline = time.monotonic() + 5
+    while not process.descendants(child.pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    grandchildren = process.descendants(child.pid)
+    assert grandchildren
+    process.end(child, grace_s=0.5)
+    time.sleep(0.1)
+    assert child.returncode == -signal.SIGKILL
+    assert not any(_runs(pid) for pid in grandchildren)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in {"Z", "X"}
+    except FileNotFoundError:
+        return False
+    finally:
+        assert os.getpid() != pid
