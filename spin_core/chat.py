@@ -37,9 +37,7 @@ class Renderer:
         self.eos_id: int = self.tokenizer.eos_token_id
 
     def _ids(self, messages: Sequence[Message], *, prompt: bool) -> list[int]:
-        ids: list[int] = self.tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=prompt, tokenize=True, return_dict=False
-        )
+        ids: list[int] = self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=prompt, tokenize=True, return_dict=False)
         return ids
 
     def prompt_ids(self, context: Sequence[Message]) -> list[int]:
@@ -64,7 +62,9 @@ class Renderer:
         try:
             answer = answer[: answer.index(self.eos_id) + 1]
         except ValueError:
-            raise BadInput("the chat template does not end an answer with the tokenizer's EOS", remedy="mend eos_token or the template") from None
+            raise BadInput(
+                "the chat template does not end an answer with the tokenizer's EOS", remedy="mend eos_token or the template"
+            ) from None
         return answer[:limit]
 
     def text(self, ids: Sequence[int]) -> str:

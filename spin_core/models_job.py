@@ -23,7 +23,9 @@ def convert(job: dict[str, Any]) -> None:
         model: Any = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32 if gguf else "auto", **options)
         tokenizer: Any = AutoTokenizer.from_pretrained(where, **options)
     except (OSError, ValueError) as error:
-        raise BadInput(f"the model {job['source']} cannot be loaded: {' '.join(str(error).split())[:300]}", remedy="check model.name") from None
+        raise BadInput(
+            f"the model {job['source']} cannot be loaded: {' '.join(str(error).split())[:300]}", remedy="check model.name"
+        ) from None
     if gguf:  # save_pretrained refuses a model that still carries its quantizer
         model.hf_quantizer = None
         if hasattr(model.config, "quantization_config"):

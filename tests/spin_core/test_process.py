@@ -31,9 +31,12 @@ job_main(work)
 
 
 @pytest.mark.parametrize(
-    ("end", "error", "says"), [("bad", BadInput, "file is empty; fill it"), ("kill", ChildCrash, "-9"), ("term", Cancelled, ""), ("bug", ChildCrash, "boom")]
+    ("end", "error", "says"),
+    [("bad", BadInput, "file is empty; fill it"), ("kill", ChildCrash, "-9"), ("term", Cancelled, ""), ("bug", ChildCrash, "boom")],
 )
-def test_a_child_ends_as_a_typed_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, error: type[Exception], says: str) -> None:
+def test_a_child_ends_as_a_typed_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, error: type[Exception], says: str
+) -> None:
     """The retry policy looks at the type: a crash is retried, bad input and cancellation are not."""
     (tmp_path / "spin_test_job.py").write_text(JOB)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[2]}")

@@ -51,5 +51,10 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
 
 def test_defaults_are_the_papers() -> None:
     recipe = Recipe(name="x", model={"name": "m"}, data={"name": "d"})  # type: ignore[arg-type]
-    assert (recipe.training.learning_rate, recipe.training.beta, recipe.training.epochs, recipe.training.pairs_per_step) == (5e-7, 0.1, 2, 64)
+    assert (recipe.training.learning_rate, recipe.training.beta, recipe.training.epochs, recipe.training.pairs_per_step) == (
+        5e-7,
+        0.1,
+        2,
+        64,
+    )
     assert recipe.training_at(2).learning_rate == 1e-7
