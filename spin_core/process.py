@@ -29,7 +29,8 @@ _live: set[subprocess.Popen[str]] = set()
 _lock = threading.Lock()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Has Linux kill this process when the thread that started it ends, however it ends."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -48,7 +49,7 @@ def spawn(command: Sequence[str], log: Path, env: Mapping[str, str] | None = Non
             text=True,
             errors="replace",
             env={**os.environ, **(env or {})},
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
     with _lock:
         _live.add(child)

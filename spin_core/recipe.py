@@ -6,6 +6,7 @@ One pydantic model serves the YAML file, the CLI's `--set` and the Prefect UI's 
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -190,10 +191,8 @@ def _apply(content: dict[str, Any], override: str) -> None:
         target = target[int(part)] if isinstance(target, list) and part.isdigit() and int(part) < len(target) else _child(target, part, key)
     parsed = yaml.safe_load(value)
     if isinstance(parsed, str):  # YAML 1.1 reads 5e-6 as a string
-        try:
+        with contextlib.suppress(ValueError):
             parsed = float(parsed)
-        except ValueError:
-            pass
     if isinstance(target, list) and last.isdigit() and int(last) < len(target):
         target[int(last)] = parsed
     elif isinstance(target, dict):

@@ -1,0 +1,1 @@
+"""The main player's turn: objective, log-probs, reference scoring, the trainer and its launch."""

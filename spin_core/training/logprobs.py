@@ -1,0 +1,72 @@
+"""Summed log-probs of answers. Axes: B sequences, T positions, N answer tokens of the whole batch, V vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+_HEAD_CHUNK = 1024  # answer positions whose logits are held at once
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences prompt + answer, padded on the right."""
+
+    ids_BT: Tensor  # int64
+    mask_BT: Tensor  # int64, 1 where there is a token
+    sequence_N: Tensor  # int64, which sequence an answer token belongs to
+    position_N: Tensor  # int64, the position that predicts it
+    target_N: Tensor  # int64, its id
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        return Batch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+
+
+def collate(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Batch:
+    """Lays out B prompts [P] and answers [R ≥ 1] as given; nothing is added."""
+    width = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
+    ids = torch.zeros(len(prompts), width, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    sequence, position, target = [], [], []
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        length = len(prompt) + len(answer)
+        ids[row, :length] = torch.tensor([*prompt, *answer])
+        mask[row, :length] = 1
+        sequence += [row] * len(answer)
+        position += range(len(prompt) - 1, length - 1)
+        target += answer
+    return Batch(ids, mask, torch.tensor(sequence), torch.tensor(position), torch.tensor(target))
+
+
+def answer_logps(model: Any, batch: Batch) -> Tensor:
+    """log p(answer | prompt) of each sequence: fp32 [B], nats, summed over its answer tokens.
+
+    The LM head runs on answer positions only, in chunks that the backward pass recomputes, so full logits never exist.
+    """
+    decoder = model.get_decoder()
+    hidden_BTD = decoder(input_ids=batch.ids_BT, attention_mask=batch.mask_BT, use_cache=False).last_hidden_state
+    hidden_ND = hidden_BTD[batch.sequence_N, batch.position_N]
+    head = model.get_output_embeddings()
+    cap = getattr(model.config, "final_logit_softcapping", None)
+
+    def chunk_logps(hidden_CD: Tensor, target_C: Tensor) -> Tensor:
+        logits_CV = head(hidden_CD).float()
+        if cap:
+            logits_CV = cap * torch.tanh(logits_CV / cap)
+        return -functional.cross_entropy(logits_CV, target_C, reduction="none")
+
+    chunks = []
+    for hidden_CD, target_C in zip(hidden_ND.split(_HEAD_CHUNK), batch.target_N.split(_HEAD_CHUNK), strict=True):
+        if torch.is_grad_enabled():
+            chunks.append(checkpoint(chunk_logps, hidden_CD, target_C, use_reentrant=False))
+        else:
+            chunks.append(chunk_logps(hidden_CD, target_C))
+    logp_N = torch.cat(chunks)
+    return torch.zeros(batch.ids_BT.shape[0], device=logp_N.device).index_add(0, batch.sequence_N, logp_N)

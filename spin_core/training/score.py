@@ -1,0 +1,48 @@
+"""Reference scoring: the log-probs of both answers under one model, once, as an artifact.
+
+Training then holds no second model. The official trainer runs a frozen copy at every step instead.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from spin_core import process
+from spin_core.errors import Corrupt
+from spin_core.gather import TEST_FILE, TRAIN_FILE
+from spin_core.recipe import Recipe
+from spin_core.rows import read_rows
+from spin_core.store import Ref, Spec, Store
+
+STAGE_VERSION = 1
+Scores = dict[tuple[str, int], tuple[float, float]]  # (row_id, iteration) → (real, generated), nats
+
+
+def score(store: Store, recipe: Recipe, model: Ref, pairs: Ref) -> Ref:
+    """`scores.parquet` (train) and `test_scores.parquet` (held-out) of `pairs` under `model`."""
+    params = {"precision": recipe.training.precision}
+    spec = Spec("reference", STAGE_VERSION, params, (model, pairs))
+
+    def write(staging: Path) -> dict[str, Any]:
+        job = {"model": str(model.path), "out": str(staging), **params}
+        job["files"] = {str(pairs.path / TRAIN_FILE): "scores.parquet", str(pairs.path / TEST_FILE): "test_scores.parquet"}
+        process.run_job("spin_core.training.score_job", job, store.log_path(f"score-{spec.digest}"), name="scoring")
+        for source, target in job["files"].items():
+            load_scores(staging / target, Path(source))
+        return {}
+
+    return store.build(spec, write)
+
+
+def load_scores(path: Path, pairs: Path | None = None) -> Scores:
+    """The scores by pair. With `pairs`, raises Corrupt unless exactly its rows are scored."""
+    scores = {(r["row_id"], r["iteration"]): (r["real_logp"], r["generated_logp"]) for r in read_rows(path)}
+    if pairs is not None:
+        wanted = {(r["row_id"], r["iteration"]) for r in read_rows(pairs, ["row_id", "iteration"])}
+        if wanted != set(scores):
+            odd = sorted(wanted ^ set(scores))[0]
+            raise Corrupt(
+                f"{path}: {len(wanted ^ set(scores))} rows are missing or foreign, first {odd[0]}", remedy="run again to score anew"
+            )
+    return scores
