@@ -6,10 +6,46 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-_WORDS = (
-    "apple river stone cloud bread tiger music green table chair horse light water plant mouse house train smile paper clock "
-    "beach sugar lemon piano bridge garden window winter summer silver forest market doctor pencil rocket basket candle planet"
-).split()
+_WORDS = [
+    "apple",
+    "river",
+    "stone",
+    "cloud",
+    "bread",
+    "tiger",
+    "music",
+    "green",
+    "table",
+    "chair",
+    "horse",
+    "light",
+    "water",
+    "plant",
+    "mouse",
+    "house",
+    "train",
+    "smile",
+    "paper",
+    "clock",
+    "beach",
+    "sugar",
+    "lemon",
+    "piano",
+    "bridge",
+    "garden",
+    "window",
+    "winter",
+    "summer",
+    "silver",
+    "forest",
+    "market",
+    "doctor",
+    "pencil",
+    "rocket",
+    "basket",
+    "candle",
+    "planet",
+]
 _OPPOSITES = (
     "hot cold, big small, up down, day night, fast slow, wet dry, open closed, old new, left right, early late, hard soft, "
     "full empty, happy sad, high low, rich poor, strong weak, light dark, long short, thick thin, clean dirty"

@@ -51,7 +51,8 @@ def _work(job: dict[str, Any]) -> None:
         for number, row in enumerate(read_rows(Path(job["prompts"]) / f"{split}.parquet")):
             prompt_ids = renderer.prompt_ids(row["real"][:-1])
             if len(prompt_ids) > job["max_prompt_tokens"]:
-                reason = f"{split} row {row['row_id']}: the prompt has {len(prompt_ids)} tokens, over data.max_prompt_tokens={job['max_prompt_tokens']}"
+                limit = job["max_prompt_tokens"]
+                reason = f"{split} row {row['row_id']}: the prompt has {len(prompt_ids)} tokens, over data.max_prompt_tokens={limit}"
                 left_out.append({"row_number": number, "reason": reason})
                 continue
             real_ids = renderer.real_ids(row["real"], job["max_new_tokens"])

@@ -64,7 +64,7 @@ SCORES = pa.schema(
 REJECTED = pa.schema([("row_number", pa.int64()), ("reason", pa.string())])
 
 
-def row_id(messages: Sequence[Mapping[str, str]]) -> str:
+def row_id(messages: Sequence[Mapping[str, object]]) -> str:
     """16 hex digits of the hash of the canonical context + answer, so that duplicates in the source are visible."""
     canonical = json.dumps([[m["role"], m["content"]] for m in messages], ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -32,7 +32,7 @@ class TransformersEngine:
         """See `Engine.sample`."""
         settings = self._settings
         with tempfile.TemporaryDirectory() as folder:
-            job = {"model": str(self._model), "prompts": [list(p) for p in prompts], "out": f"{folder}/answers.json"}
+            job: dict[str, Any] = {"model": str(self._model), "prompts": [list(p) for p in prompts], "out": f"{folder}/answers.json"}
             job |= {"max_new_tokens": settings.max_new_tokens, "temperature": settings.temperature, "top_p": settings.top_p}
             process.run_job("spin_core.generation.transformers_engine", job, self._log, name="sampling with transformers")
             answers = [Answer(**row) for row in json.loads(Path(job["out"]).read_text())]

@@ -111,9 +111,8 @@ def _complete(source: Path, out: Path, metrics: Path) -> None:
     """Adds the tokenizer and generation files of θ_t and the metrics; drops the trainer's pickled arguments."""
     (out / "training_args.bin").unlink(missing_ok=True)
     for file in source.iterdir():
-        if file.suffix in {".json", ".jinja", ".model", ".txt"} and file.name != "MANIFEST.json" and not (out / file.name).exists():
-            if "index.json" not in file.name:
-                shutil.copy(file, out / file.name)
+        if file.suffix in {".json", ".jinja", ".model", ".txt"} and file.name != "MANIFEST.json" and "index.json" not in file.name:
+            shutil.copy(file, out / file.name)
     shutil.copy(metrics, out / "metrics.jsonl")
 
 

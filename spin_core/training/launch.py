@@ -23,7 +23,7 @@ def finetune(store: Store, recipe: Recipe, iteration: int, model: Ref, pairs: Re
     spec = Spec("model", STAGE_VERSION, params, (model, pairs, reference))
 
     def write(staging: Path) -> dict[str, Any]:
-        job = {"model": str(model.path), "pairs": str(pairs.path), "reference": str(reference.path)}
+        job: dict[str, Any] = {"model": str(model.path), "pairs": str(pairs.path), "reference": str(reference.path)}
         job |= {"training": settings, "work": str(store.work_dir(spec)), "out": str(staging)}
         log = store.log_path(f"finetune-{spec.digest}")
         process.run_job("spin_core.training.finetune_job", job, log, launcher=launcher(), name=f"iter-{iteration} training")

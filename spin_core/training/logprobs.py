@@ -34,7 +34,9 @@ def collate(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) 
     width = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
     ids = torch.zeros(len(prompts), width, dtype=torch.long)
     mask = torch.zeros_like(ids)
-    sequence, position, target = [], [], []
+    sequence: list[int] = []
+    position: list[int] = []
+    target: list[int] = []
     for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         length = len(prompt) + len(answer)
         ids[row, :length] = torch.tensor([*prompt, *answer])
@@ -63,7 +65,7 @@ def answer_logps(model: Any, batch: Batch) -> Tensor:
         return -functional.cross_entropy(logits_CV, target_C, reduction="none")
 
     chunks = []
-    for hidden_CD, target_C in zip(hidden_ND.split(_HEAD_CHUNK), batch.target_N.split(_HEAD_CHUNK), strict=True):
+    for hidden_CD, target_C in zip(torch.split(hidden_ND, _HEAD_CHUNK), torch.split(batch.target_N, _HEAD_CHUNK), strict=True):
         if torch.is_grad_enabled():
             chunks.append(checkpoint(chunk_logps, hidden_CD, target_C, use_reentrant=False))
         else:

@@ -25,7 +25,7 @@ def score(store: Store, recipe: Recipe, model: Ref, pairs: Ref) -> Ref:
     spec = Spec("reference", STAGE_VERSION, params, (model, pairs))
 
     def write(staging: Path) -> dict[str, Any]:
-        job = {"model": str(model.path), "out": str(staging), **params}
+        job: dict[str, Any] = {"model": str(model.path), "out": str(staging), **params}
         job["files"] = {str(pairs.path / TRAIN_FILE): "scores.parquet", str(pairs.path / TEST_FILE): "test_scores.parquet"}
         process.run_job("spin_core.training.score_job", job, store.log_path(f"score-{spec.digest}"), name="scoring")
         for source, target in job["files"].items():

@@ -35,7 +35,7 @@ def score_answers_in_forward(model: Any) -> None:
     model.forward = lambda **tensors: answer_logps(model, Batch(**tensors))
 
 
-class SpinTrainer(Trainer):
+class SpinTrainer(Trainer):  # type: ignore[misc]
     """Trainer with the SPIN loss, averaged over all pairs of an optimiser step however it is cut into micro-batches."""
 
     def __init__(self, *args: Any, beta: float, loss_kind: Any, precision: str, **kwargs: Any) -> None:
@@ -88,7 +88,7 @@ class SpinTrainer(Trainer):
         worst = float((loss_B - expected).abs().max())
         if not worst <= _STEP0_TOLERANCE[self._precision] * max(1.0, self._beta / 0.1):
             raise SpinflowError(
-                f"step-0 check failed: a pair's loss is {expected + worst:.4f}, not {expected:.4f}; the reference does not belong to this model",
+                f"step-0 check failed: a pair's loss is {expected + worst:.4f}, not {expected:.4f}; the reference is not this model's",
                 remedy="remove the reference artifact and run again to score it anew",
             )
 

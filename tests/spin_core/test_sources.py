@@ -69,7 +69,7 @@ def test_bad_rows_are_named_or_listed(tmp_path: Path, row: Any, reason: str) -> 
 def test_a_truncated_file_is_said_so(tmp_path: Path, suffix: str, cut: int) -> None:
     rows = [pair(i) for i in range(5)]
     text = (json.dumps(rows) if suffix == ".json" else lines(*rows))[:-cut]
-    with pytest.raises(BadInput, match="is cut off after . whole rows; set data.on_truncated=keep"):
+    with pytest.raises(BadInput, match=r"is cut off after \d whole rows; set data\.on_truncated=keep"):
         run(tmp_path, text, suffix)
     facts = run(tmp_path, text, suffix, on_truncated="keep").facts
     assert facts["truncated"]

@@ -1,0 +1,1 @@
+"""What runs, in order. No ML code here, and nothing that imports torch."""

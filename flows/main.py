@@ -1,0 +1,39 @@
+"""`python -m flows.campaign` and `python -m flows.iteration`: a recipe in, a table out, one-line errors."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from flows.session import DEFAULT_HOME
+from spin_core.errors import BadInput, SpinflowError
+from spin_core.recipe import load_recipe
+from spin_core.report.live import bars
+from spin_core.report.table import show
+from spin_core.store import Store
+
+
+def main(flow: Callable[..., str]) -> None:
+    """Runs a flow from the command line with bars while it runs and the campaign's table at the end."""
+    parser = argparse.ArgumentParser(description=flow.__doc__)
+    parser.add_argument("recipe", type=Path, help="a YAML file; see recipes/")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a recipe key")
+    parser.add_argument("--home", default=DEFAULT_HOME, help="where artifacts live")
+    arguments = parser.parse_args()
+    console = Console()
+    try:
+        recipe = load_recipe(arguments.recipe, arguments.overrides)
+        store = Store(Path(arguments.home))
+        with bars(console):
+            flow(recipe=recipe, home=arguments.home)
+        show(store, recipe, console)
+    except SpinflowError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, BadInput) else 1) from None
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to continue", file=sys.stderr)
+        raise SystemExit(130) from None

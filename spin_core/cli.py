@@ -1,0 +1,91 @@
+"""The `spinflow` command."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from spin_core.errors import BadInput, SpinflowError
+from spin_core.recipe import Recipe, load_recipe
+from spin_core.store import Store
+
+app = typer.Typer(
+    help="Self-Play Fine-Tuning (SPIN): make an SFT model better with the data it was tuned on, no new labels.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; recipes/demo.yaml is a small one.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key, e.g. training.beta=0.2.")]
+Home = Annotated[Path, typer.Option("--home", envvar="SPINFLOW_HOME", help="Where artifacts, logs and models live.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show Prefect's log lines.")]
+DEFAULT_HOME = Path("~/.spinflow")
+
+
+@app.command()
+def run(recipe: RecipePath, overrides: Overrides = None, home: Home = DEFAULT_HOME, verbose: Verbose = False) -> None:
+    """Play all iterations. After a crash, the same command continues; what is done is not done again."""
+    _run_flow("flows.campaign", recipe, overrides, home, verbose)
+
+
+@app.command()
+def iterate(recipe: RecipePath, overrides: Overrides = None, home: Home = DEFAULT_HOME, verbose: Verbose = False) -> None:
+    """Play the next iteration only."""
+    _run_flow("flows.iteration", recipe, overrides, home, verbose)
+
+
+@app.command()
+def status(recipe: RecipePath, overrides: Overrides = None, home: Home = DEFAULT_HOME) -> None:
+    """Show the table of the iterations that are done."""
+    from spin_core.report.table import show
+
+    loaded, store = _load(recipe, overrides, home)
+    show(store, loaded, Console())
+
+
+@app.command()
+def check(recipe: RecipePath, overrides: Overrides = None, home: Home = DEFAULT_HOME) -> None:
+    """Look before you leap: model, tokenizer, template, data, disk and memory."""
+    from spin_core.preflight import check as preflight
+
+    loaded, store = _load(recipe, overrides, home)
+    preflight(store, loaded, Console())
+
+
+def _load(recipe: Path, overrides: list[str] | None, home: Path) -> tuple[Recipe, Store]:
+    return load_recipe(recipe, overrides), Store(home)
+
+
+def _run_flow(module: str, recipe: Path, overrides: list[str] | None, home: Path, verbose: bool) -> None:
+    """Runs a flow's `python -m` entry in this process, by name: spin_core never imports the flows."""
+    _load(recipe, overrides, home)  # bad input is told in a second, before Prefect is imported
+    settings = {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+        "PREFECT_LOGGING_LEVEL": "INFO" if verbose else "CRITICAL",
+        "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    sys.argv = [module, str(recipe), "--home", str(home), *(part for item in overrides or [] for part in ("--set", item))]
+    runpy.run_module(module, run_name="__main__")
+
+
+def main() -> None:
+    """Entry point: one line for what the user can mend, never a traceback for it."""
+    try:
+        app(standalone_mode=True)
+    except SpinflowError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, BadInput) else 1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""The campaign's table: a row a model, its stages' times, three answers before and after, the newest model's folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from spin_core.recipe import Recipe
+from spin_core.rows import read_rows
+from spin_core.store import Ref, Store
+
+
+def iteration_folders(store: Store, recipe: Recipe) -> list[Path]:
+    """The folders of the finished iterations, in order."""
+    folders = [store.home / "campaigns" / recipe.name / f"iter-{t}" for t in range(len(recipe.iterations))]
+    return [folder for folder in folders if (folder / "evaluation" / "metrics.json").exists()]
+
+
+def rows_for(store: Store, recipe: Recipe) -> list[dict[str, Any]]:
+    """One dict a model, the SFT model first; figures are of the held-out rows."""
+    rows: list[dict[str, Any]] = []
+    for folder in iteration_folders(store, recipe):
+        metrics = json.loads((folder / "evaluation" / "metrics.json").read_text())
+        if not rows:
+            rows.append({"model": "SFT (θ_0)", **_player(metrics["before"]), "game accuracy": "", "margin": ""})
+        game = metrics["game"]
+        rows.append(
+            {
+                "model": f"iteration {metrics['iteration']} (θ_{metrics['iteration'] + 1})",
+                **_player(metrics["after"]),
+                "game accuracy": f"{game['accuracy']:.1%}",
+                "margin": f"{game['margin']:+.3f}",
+            }
+        )
+    return rows
+
+
+def _player(metrics: dict[str, Any]) -> dict[str, str]:
+    accuracy = metrics["check_accuracy"]
+    return {
+        "checks right": "–" if accuracy is None else f"{accuracy:.1%}",
+        "NLL, nats/token": f"{metrics['nll']:.3f}",
+        "answer tokens": f"{metrics['answer_tokens']:.1f}",
+        "unfinished": f"{metrics['unfinished']:.1%}",
+    }
+
+
+def _ref(path: Path) -> Ref:
+    manifest = json.loads((path / "MANIFEST.json").read_text())
+    return Ref(manifest["kind"], manifest["digest"], path.resolve())
+
+
+def stage_rows(folder: Path) -> list[tuple[str, str, str]]:
+    """(stage, seconds, speed) of one iteration, from the artifacts' manifests."""
+    shards = [_ref(p).facts for p in sorted(folder.glob("*-shard-*"))]
+    seconds = max(s["ended"] for s in shards) - min(s["started"] for s in shards) if shards else 0.0
+    busy = _union([(s["started"], s["ended"]) for s in shards])
+    tokens = sum(s["tokens"] for s in shards)
+    facts = {name: _ref(folder / name).facts for name in ("pairs", "reference", "model", "evaluation")}
+    pairs = facts["pairs"]
+    mixed = f"{pairs['pairs']} pairs, {pairs['carried']} carried over, {pairs['identical']} identical left out"
+    return [
+        ("generate", f"{busy:.0f}" if seconds else "0", f"{tokens / max(busy, 1e-9):,.0f} tokens/s"),
+        ("gather", f"{pairs['seconds']:.1f}", mixed),
+        (
+            "score",
+            f"{facts['reference']['seconds']:.0f}",
+            f"{(pairs['pairs'] + pairs['held_out']) / facts['reference']['seconds']:.1f} pairs/s",
+        ),
+        ("fine-tune", f"{facts['model']['seconds']:.0f}", f"{facts['model']['steps']} steps, {facts['model']['pairs_per_s']:.2f} pairs/s"),
+    ]
+
+
+def _union(spans: list[tuple[float, float]]) -> float:
+    """Seconds covered by at least one span: shards overlap on one engine."""
+    covered, end = 0.0, float("-inf")
+    for start, stop in sorted(spans):
+        covered += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return covered
+
+
+def show(store: Store, recipe: Recipe, console: Console) -> None:
+    """Prints the tables, the samples and the path of the newest model."""
+    folders = iteration_folders(store, recipe)
+    if not folders:
+        console.print(f"campaign {recipe.name}: no iteration is finished yet; start it with `spinflow run`")
+        return
+    rows = rows_for(store, recipe)
+    results = Table(title=f"{recipe.name}: held-out results")
+    for column in rows[0]:
+        results.add_column(column, justify="left" if column == "model" else "right")
+    for row in rows:
+        results.add_row(*row.values())
+    console.print(results)
+
+    stages = Table(title="stages")
+    for column in ("iteration", "stage", "seconds", "speed"):
+        stages.add_column(column, justify="right" if column == "seconds" else "left")
+    for number, folder in enumerate(folders):
+        for stage, seconds, speed in stage_rows(folder):
+            stages.add_row(str(number), stage, seconds, speed)
+    console.print(stages)
+
+    samples = Table(title=f"samples: before and after iteration {len(folders) - 1}", show_lines=True)
+    for column in ("prompt", "human", "before", "after"):
+        samples.add_column(column, overflow="fold", ratio=1)
+    for row in read_rows(folders[-1] / "evaluation" / "samples.parquet"):
+        samples.add_row(*(_short(row[key]) for key in ("prompt", "real", "before", "after")))
+    console.print(samples)
+    console.print(f"newest model: {(folders[-1] / 'model').resolve()}", soft_wrap=True)
+
+
+def _short(text: str, limit: int = 300) -> str:
+    text = " ".join(text.split())
+    return (text if len(text) <= limit else text[: limit - 1] + "…").replace("[", "\\[")

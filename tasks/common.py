@@ -1,0 +1,48 @@
+"""What every stage's task shares: the retry policy and the "Cached" state."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed
+
+from spin_core.errors import ChildCrash
+from spin_core.store import MANIFEST, Ref
+
+
+def worth_a_retry(_task: Any, _run: Any, state: Any) -> bool:
+    """Crashes of children are tried again; bad input, cancellation and our own bugs are not.
+
+    A corrupt artifact is set aside when it is found, and a retry of the same task cannot bring it back: the next run does.
+    """
+    try:
+        state.result()
+    except ChildCrash:
+        return True
+    except BaseException:
+        return False
+    return False
+
+
+def stage(name: str) -> Callable[[Callable[..., Any]], Any]:
+    """A task for one stage. The artifact store is the only truth, so Prefect caches and persists nothing."""
+    return task(
+        task_run_name=name,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=3,
+        retry_delay_seconds=[1, 5, 20],
+        retry_condition_fn=worth_a_retry,
+    )
+
+
+def finished(call: Callable[[], Ref]) -> Any:
+    """Runs a stage; where its artifact was there already, the task's state says "Cached" in the UI."""
+    started = time.time()
+    ref = call()
+    cached = (ref.path / MANIFEST).stat().st_mtime < started
+    return Completed(name="Cached", data=ref) if cached else ref
