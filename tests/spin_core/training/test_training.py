@@ -1,0 +1,135 @@
+"""Scoring and training through their real children, on a tiny model."""
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from spin_core.errors import BadInput
+from spin_core.gather import TEST_FILE, TRAIN_FILE
+from spin_core.models import import_model
+from spin_core.recipe import ModelSettings, Recipe
+from spin_core.rows import PAIRS, SCORES, read_rows, write_rows
+from spin_core.store import Ref, Spec, Store
+from spin_core.training.finetune_job import micro_batch
+from spin_core.training.launch import finetune
+from spin_core.training.logprobs import answer_logps, collate
+from spin_core.training.score import load_scores, score
+
+
+def make_pairs(store: Store, count: int) -> Ref:
+    rng = random.Random(0)
+
+    def ids(low: int, high: int) -> list[int]:
+        return [rng.randrange(3, 250) for _ in range(rng.randint(low, high))]
+
+    def row(number: int) -> dict[str, Any]:
+        turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+        return {
+            "row_id": f"{number:016x}",
+            "iteration": 0,
+            "real": turns,
+            "generated": turns,
+            "prompt_ids": ids(1, 20),
+            "real_ids": [*ids(0, 9), 2],
+            "generated_ids": ids(1, 12),
+            "finish_reason": "length",
+            "check": None,
+        }
+
+    def write(staging: Path) -> None:
+        write_rows(staging / TRAIN_FILE, map(row, range(count)), PAIRS)
+        write_rows(staging / TEST_FILE, map(row, range(count, count + 3)), PAIRS)
+
+    return store.build(Spec("pairs", 1, {"count": count}), write)
+
+
+def recipe_for(model: Path, **training: Any) -> Recipe:
+    settings = {"epochs": 1, "pairs_per_step": 8, "pairs_per_micro_batch": 8, "warmup_ratio": 0.0, "learning_rate": 1e-3} | training
+    return Recipe.model_validate({"name": "t", "model": {"name": str(model)}, "data": {"name": "demo"}, "training": settings})
+
+
+def steps(model: Ref) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (model.path / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Store, Ref, Ref, Ref]:
+    store = Store(tmp_path_factory.mktemp("home"))
+    model = import_model(store, ModelSettings(name=str(tiny_model)))
+    pairs = make_pairs(store, 20)
+    return store, model, pairs, score(store, recipe_for(tiny_model), model, pairs)
+
+
+def test_scores_are_those_of_a_live_model(world: tuple[Store, Ref, Ref, Ref]) -> None:
+    """Full logits, one unpadded sequence at a time, in float64: independent of the scorer's batching and chunks."""
+    _, model_ref, pairs, reference = world
+    model = AutoModelForCausalLM.from_pretrained(model_ref.path, dtype=torch.float64).eval()
+    for file, scores_file in ((TRAIN_FILE, "scores.parquet"), (TEST_FILE, "test_scores.parquet")):
+        scores = load_scores(reference.path / scores_file)
+        for row in read_rows(pairs.path / file):
+            for side, found in zip(("real_ids", "generated_ids"), scores[row["row_id"], 0], strict=True):
+                ids = torch.tensor([[*row["prompt_ids"], *row[side]]])
+                with torch.no_grad():
+                    logps = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+                assert found == pytest.approx(logps[len(row["prompt_ids"]) - 1 :].sum().item(), abs=1e-3)
+
+
+def test_gradients_do_not_depend_on_padding(tiny_model: Path) -> None:
+    prompts, answers = [[5, 6, 7], [8]], [[9, 10], [11, 12, 13, 14, 2]]
+    gradients = []
+    for batches in ([(prompts, answers)], [(prompts[:1], answers[:1]), (prompts[1:], answers[1:])]):
+        model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+        for batch in batches:
+            answer_logps(model, collate(*batch)).sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert (gradients[0] - gradients[1]).norm() / gradients[1].norm() < 1e-4
+
+
+def test_a_step_at_the_papers_rate_changes_the_checkpoint(world: tuple[Store, Ref, Ref, Ref], tiny_model: Path) -> None:
+    """In pure bf16 a 5e-7 update is lost in rounding; fp32 master weights keep it."""
+    store, model, pairs, reference = world
+    new = finetune(store, recipe_for(tiny_model, learning_rate=5e-7, pairs_per_step=20), 0, model, pairs, reference)
+    before, after = (AutoModelForCausalLM.from_pretrained(ref.path).state_dict() for ref in (model, new))
+    assert after["model.layers.0.mlp.up_proj.weight"].dtype == torch.float32
+    assert all(not torch.equal(before[name], after[name]) for name in ("model.layers.0.mlp.up_proj.weight", "lm_head.weight"))
+    assert (new.path / "tokenizer.json").exists()
+    assert not list(new.path.glob("*.bin"))
+    first = steps(new)[0]
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-3)
+    assert {"rewards/real", "rewards/generated", "rewards/accuracies", "rewards/margins", "logps/real", "grad_norm", "pairs/s"} <= set(first)
+
+
+def test_micro_batches_do_not_change_the_losses(world: tuple[Store, Ref, Ref, Ref], tiny_model: Path, tmp_path: Path) -> None:
+    """20 pairs in steps of 8: two whole steps and a last one of 4, cut into 8×1 and 1×8."""
+    _, model, pairs, reference = world
+    curves = []
+    for size in (1, 8):
+        new = finetune(Store(tmp_path / str(size)), recipe_for(tiny_model, pairs_per_micro_batch=size), 0, model, pairs, reference)
+        curves.append([(line["loss"], line["grad_norm"]) for line in steps(new)])
+    assert len(curves[0]) == 3
+    for one, eight in zip(*curves, strict=True):
+        assert one == pytest.approx(eight, rel=1e-4)
+
+
+def test_a_foreign_reference_stops_the_run(world: tuple[Store, Ref, Ref, Ref], tiny_model: Path) -> None:
+    """The step-0 check is what finds a wrong reference, mask or template; without it training silently learns nonsense."""
+    store, model, pairs, reference = world
+
+    def write(staging: Path) -> None:
+        rows = [{**row, "real_logp": row["real_logp"] + 3.0} for row in read_rows(reference.path / "scores.parquet")]
+        write_rows(staging / "scores.parquet", rows, SCORES)
+
+    wrong = store.build(Spec("reference", 1, {"wrong": True}), write)
+    with pytest.raises(BadInput, match="step-0 check failed"):
+        finetune(store, recipe_for(tiny_model), 0, model, pairs, wrong)
+    assert not [p for p in (store.home / ".staging").iterdir()]
+
+
+def test_micro_batch_divides_the_step() -> None:
+    assert [micro_batch(64, 4, 1), micro_batch(6, 4, 1), micro_batch(7, 4, 1), micro_batch(8, 16, 2)] == [4, 3, 1, 4]
