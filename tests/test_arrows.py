@@ -17,7 +17,13 @@ def test_no_import_points_back(room: str) -> None:
     found = []
     for file in (ROOT / room).rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names = (
+                [a.name for a in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
             found += [f"{file}:{node.lineno} {name}" for name in names if name.split(".")[0] in FORBIDDEN[room]]  # type: ignore[attr-defined]
     assert found == []
 

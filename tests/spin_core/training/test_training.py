@@ -102,7 +102,9 @@ def test_a_step_at_the_papers_rate_changes_the_checkpoint(world: tuple[Store, Re
     assert not list(new.path.glob("*.bin"))
     first = steps(new)[0]
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-3)
-    assert {"rewards/real", "rewards/generated", "rewards/accuracies", "rewards/margins", "logps/real", "grad_norm", "pairs/s"} <= set(first)
+    assert {"rewards/real", "rewards/generated", "rewards/accuracies", "rewards/margins", "logps/real", "grad_norm", "pairs/s"} <= set(
+        first
+    )
 
 
 def test_micro_batches_do_not_change_the_losses(world: tuple[Store, Ref, Ref, Ref], tiny_model: Path, tmp_path: Path) -> None:
