@@ -5,13 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 
+from spin_core.errors import ChildCrash, SpinflowError
 from spin_core.generation.engine import Engine
 from spin_core.generation.transformers_engine import TransformersEngine
 from spin_core.generation.vllm_server import VllmServer
 from spin_core.recipe import Recipe
 from spin_core.store import Ref, Store
+
+_MAX_FAILED_STARTS = 3
 
 
 class EnginePool:
@@ -29,6 +33,7 @@ class EnginePool:
         self._starter = ThreadPoolExecutor(1, "engine-starter")
         self._started = time.monotonic()
         self._tokens = 0
+        self._failed_starts = 0
 
     def lease(self, model: Ref) -> Engine:
         """The running engine of `model`; ends another model's engine first. Raises ChildCrash if it does not start."""
@@ -36,15 +41,29 @@ class EnginePool:
             if self._engine is not None and self._model == model and self._engine.alive():
                 return self._engine
             self._end()
-            self._engine = self._starter.submit(self._start, model).result()
+            self._engine = self._start_bounded(model)
             self._model = model
             self._started, self._tokens = time.monotonic(), 0
             return self._engine
 
+    def _start_bounded(self, model: Ref) -> Engine:
+        """A model that never starts is told once, not once a shard and retry."""
+        if self._failed_starts >= _MAX_FAILED_STARTS:
+            raise SpinflowError(f"the engine did not start {self._failed_starts} times in a row", remedy=f"see {self._log(model)}")
+        try:
+            engine = self._starter.submit(self._start, model).result()
+        except ChildCrash:
+            self._failed_starts += 1
+            raise
+        self._failed_starts = 0
+        return engine
+
+    def _log(self, model: Ref) -> Path:
+        return self._store.log_path(f"engine-{model.digest}")
+
     def _start(self, model: Ref) -> Engine:
-        log = self._store.log_path(f"engine-{model.digest}")
         factory = VllmServer if self._recipe.generation.engine == "vllm" else TransformersEngine
-        return factory(model.path, self._recipe, log)
+        return factory(model.path, self._recipe, self._log(model))
 
     def count(self, tokens: int) -> float:
         """Adds sampled tokens; returns the engine's tokens/s since it was ready."""
