@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from flows.session import DEFAULT_HOME
+from spin_core import process
 from spin_core.errors import BadInput, SpinflowError
 from spin_core.recipe import load_recipe
 from spin_core.report.live import bars
@@ -25,6 +26,7 @@ def main(flow: Callable[..., str]) -> None:
     parser.add_argument("--home", default=DEFAULT_HOME, help="where artifacts live")
     arguments = parser.parse_args()
     console = Console()
+    process.guard()
     try:
         recipe = load_recipe(arguments.recipe, arguments.overrides)
         store = Store(Path(arguments.home))

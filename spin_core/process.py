@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from spin_core import progress
 from spin_core.errors import BadInput, Cancelled, ChildCrash, SpinflowError
@@ -98,6 +99,33 @@ def job_main(work: Callable[[dict[str, Any]], None]) -> None:
     except SpinflowError as error:
         print(f"{_ERROR}{' '.join(str(error).split())}", flush=True)
         raise SystemExit(_BAD_INPUT_STATUS) from None
+
+
+def guard() -> None:
+    """Starts a watcher that ends whatever this run leaves behind, however it ends.
+
+    PDEATHSIG covers the children that we start, but not theirs, nor Prefect's ephemeral server. All inherit a mark in
+    their environment; the watcher sees the run's end as the closing of a pipe, and kills what still carries the mark.
+    """
+    run = uuid4().hex
+    os.environ["SPINFLOW_RUN"] = run
+    mark = f"SPINFLOW_RUN={run}"
+    read, write = os.pipe()
+    os.set_inheritable(write, False)
+    code = "import sys; from spin_core.process import kill_marked; sys.stdin.read(); kill_marked(sys.argv[1])"
+    with os.fdopen(read) as end:
+        subprocess.Popen([sys.executable, "-c", code, mark], stdin=end, start_new_session=True, stderr=subprocess.DEVNULL)
+
+
+def kill_marked(mark: str) -> None:
+    """SIGKILLs every process of this user whose environment has `mark`, but for this one."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
+                    os.kill(int(entry.name), signal.SIGKILL)
+            except OSError:
+                continue
 
 
 def last_line(log: Path) -> str:

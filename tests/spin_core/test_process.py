@@ -82,3 +82,21 @@ def _runs(pid: int) -> bool:
         return False
     finally:
         assert os.getpid() != pid
+
+
+def test_the_guard_ends_what_a_killed_run_leaves(tmp_path: Path) -> None:
+    """Prefect's ephemeral server is not our child to mark with PDEATHSIG; it must not outlive a killed run either."""
+    code = (
+        "import subprocess, time; from spin_core.process import guard; guard()\n"
+        "c = subprocess.Popen(['sleep', '60'], start_new_session=True); print(c.pid, flush=True); time.sleep(60)"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+    assert run.stdout is not None
+    child = int(run.stdout.readline())
+    assert _runs(child)
+    run.kill()
+    run.wait()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and _runs(child):
+        time.sleep(0.05)
+    assert not _runs(child)
