@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, TrainingArguments
+from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from spin_core.gather import TRAIN_FILE
@@ -68,14 +68,23 @@ def _dataset(job: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def without_dropout(model: str) -> Any:
+    """The config of θ_t with every dropout at 0: the policy must equal the reference at step 0.
+
+    It has to be changed before the model is built, because layers copy the rates when they are made.
+    """
+    config = AutoConfig.from_pretrained(model)
+    for name, value in vars(config).items():
+        if "drop" in name and isinstance(value, float):
+            setattr(config, name, 0.0)
+    return config
+
+
 def _train(job: dict[str, Any]) -> None:
     settings = job["training"]
     bf16 = use_bf16(settings["precision"])
     # fp32 master weights: a step at 5e-7 is smaller than bf16 can add to a weight
-    model: Any = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32)
-    for name in vars(model.config):
-        if "dropout" in name or name.endswith("pdrop"):
-            setattr(model.config, name, 0.0)  # the policy must equal the reference at step 0
+    model: Any = AutoModelForCausalLM.from_pretrained(job["model"], config=without_dropout(job["model"]), dtype=torch.float32)
     score_answers_in_forward(model)
     log = MetricsLog(Path(job["work"]) / "metrics.jsonl")
     trainer = SpinTrainer(

@@ -57,9 +57,11 @@ def answer_logps(model: Any, batch: Batch) -> Tensor:
     hidden_ND = hidden_BTD[batch.sequence_N, batch.position_N]
     head = model.get_output_embeddings()
     cap = getattr(model.config, "final_logit_softcapping", None)
+    # what some architectures do to logits after the head: Cohere multiplies them, Granite divides them
+    scale = (getattr(model.config, "logit_scale", None) or 1.0) / (getattr(model.config, "logits_scaling", None) or 1.0)
 
     def chunk_logps(hidden_CD: Tensor, target_C: Tensor) -> Tensor:
-        logits_CV = head(hidden_CD).float()
+        logits_CV = head(hidden_CD).float() * scale
         if cap:
             logits_CV = cap * torch.tanh(logits_CV / cap)
         return -functional.cross_entropy(logits_CV, target_C, reduction="none")
