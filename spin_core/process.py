@@ -167,6 +167,12 @@ def end(child: subprocess.Popen[str], grace_s: float = 10.0) -> None:
     forget(child)
 
 
+def live() -> list[subprocess.Popen[str]]:
+    """The children that have not ended."""
+    with _lock:
+        return list(_live)
+
+
 def forget(child: subprocess.Popen[str]) -> None:
     """Takes an ended child off the list of those that `end_all` ends."""
     with _lock:
@@ -175,7 +181,5 @@ def forget(child: subprocess.Popen[str]) -> None:
 
 def end_all() -> None:
     """Ends every live child; called on the way out of a run."""
-    with _lock:
-        children = list(_live)
-    for child in children:
+    for child in live():
         end(child, grace_s=3.0)

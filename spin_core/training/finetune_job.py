@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from spin_core.errors import BadInput
 from spin_core.gather import TRAIN_FILE
 from spin_core.process import die_with_parent, job_main
 from spin_core.rows import read_rows
@@ -22,7 +23,11 @@ from spin_core.training.trainer import MetricsLog, SpinTrainer, collate_pairs, s
 
 def micro_batch(pairs_per_step: int, wanted: int, world: int) -> int:
     """The largest micro-batch ≤ `wanted` that cuts the step into equal parts on every device."""
-    share = max(1, pairs_per_step // world)
+    if pairs_per_step % world:
+        raise BadInput(
+            f"training.pairs_per_step={pairs_per_step} cannot be cut evenly over {world} devices", remedy="make it a multiple of them"
+        )
+    share = pairs_per_step // world
     return next(size for size in range(min(wanted, share), 0, -1) if share % size == 0)
 
 
@@ -119,8 +124,14 @@ def _last_whole_checkpoint(work: Path) -> str | None:
 def _complete(source: Path, out: Path, metrics: Path) -> None:
     """Adds the tokenizer and generation files of θ_t and the metrics; drops the trainer's pickled arguments."""
     (out / "training_args.bin").unlink(missing_ok=True)
+    own = {file.name for file in out.iterdir()}  # config.json says fp32 here, whatever θ_t was saved in
     for file in source.iterdir():
-        if file.suffix in {".json", ".jinja", ".model", ".txt"} and file.name != "MANIFEST.json" and "index.json" not in file.name:
+        if (
+            file.name not in own
+            and file.suffix in {".json", ".jinja", ".model", ".txt"}
+            and file.name != "MANIFEST.json"
+            and "index.json" not in file.name
+        ):
             shutil.copy(file, out / file.name)
     shutil.copy(metrics, out / "metrics.jsonl")
 

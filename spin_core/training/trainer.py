@@ -113,7 +113,8 @@ class MetricsLog(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Drops the lines of steps that a killed run did after its last checkpoint: they will be done again."""
         if state.is_world_process_zero:
-            lines = self.path.read_text().splitlines() if self.path.exists() else []
+            text = self.path.read_text() if self.path.exists() else ""
+            lines = text[: text.rfind("\n") + 1].splitlines()  # a kill can leave half a line at the end
             kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
             self.path.write_text("".join(f"{line}\n" for line in kept))
 

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from spin_core.errors import BadInput
+from spin_core import process, progress
+from spin_core.errors import BadInput, ChildCrash
 from spin_core.gather import TEST_FILE, TRAIN_FILE
 from spin_core.models import import_model
 from spin_core.recipe import ModelSettings, Recipe
@@ -135,3 +138,30 @@ def test_a_foreign_reference_stops_the_run(world: tuple[Store, Ref, Ref, Ref], t
 
 def test_micro_batch_divides_the_step() -> None:
     assert [micro_batch(64, 4, 1), micro_batch(6, 4, 1), micro_batch(7, 4, 1), micro_batch(8, 16, 2)] == [4, 3, 1, 4]
+
+
+def test_a_killed_run_continues_as_if_nothing_had_happened(world: tuple[Store, Ref, Ref, Ref], tiny_model: Path, tmp_path: Path) -> None:
+    """SIGKILL after some checkpoint, then again: the losses are those of a run that was never killed."""
+    _, model, pairs, reference = world
+    recipe = recipe_for(tiny_model, epochs=4, save_steps=2)
+    whole = steps(finetune(Store(tmp_path / "whole"), recipe, 0, model, pairs, reference))
+    store = Store(tmp_path / "killed")
+
+    def kill_at_step_5(event: progress.Progress) -> None:
+        if event.name == "training" and event.done == 5:
+            for child in process.live():
+                for pid in (*process.descendants(child.pid), child.pid):
+                    os.kill(pid, signal.SIGKILL)
+
+    end = progress.listen(kill_at_step_5)
+    with pytest.raises(ChildCrash):
+        finetune(store, recipe, 0, model, pairs, reference)
+    end()
+    (work,) = (store.home / "work").iterdir()
+    (metrics,) = work.glob("metrics.jsonl")
+    metrics.write_text(metrics.read_text() + '{"step": 6, "lo')
+    resumed = steps(finetune(store, recipe, 0, model, pairs, reference))
+    assert [line["step"] for line in resumed] == list(range(1, 13))
+    for one, other in zip(whole, resumed, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], abs=1e-6)
+    assert not list((store.home / "work").iterdir())
