@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.session import Session, session
+from flows.session import Session, do, session
 from spin_core.errors import BadInput
 from spin_core.recipe import Recipe
 from spin_core.store import Ref
@@ -32,24 +32,25 @@ class Turn:
 def play(run: Session, iteration: int, before: Turn | None) -> Turn:
     """θ_t answers, θ_{t+1} learns to tell its answers from the human ones. Whatever is done already is found, not redone."""
     store, recipe = run.store, run.recipe
-    prompts = reformat(store, recipe)
-    opponent = before.model if before else import_model(store, recipe)
+    prompts = do(reformat, store, recipe)
+    opponent = before.model if before else do(import_model, store, recipe)
     label = f"iter-{iteration}"
 
     test = run.sample(opponent, prompts, "test", label)
     train = run.sample(opponent, prompts, "train", label)
     run.pool.close()  # training needs the memory
-    pairs = gather(store, recipe, iteration, opponent, prompts, train, test, before.pairs if before else None)
-    reference = score(store, recipe, iteration, opponent, pairs)
-    player = finetune(store, recipe, iteration, opponent, pairs, reference)
+    pairs = do(gather, store, recipe, iteration, opponent, prompts, train, test, before.pairs if before else None)
+    reference = do(score, store, recipe, iteration, opponent, pairs)
+    player = do(finetune, store, recipe, iteration, opponent, pairs, reference)
     answers = run.sample(player, prompts, "test", label)
-    verdict = evaluate(store, recipe, iteration, opponent, player, pairs, reference, test, answers)
+    verdict = do(evaluate, store, recipe, iteration, opponent, player, pairs, reference, test, answers)
 
     names = {"prompts": prompts, "opponent": opponent, "pairs": pairs, "reference": reference, "model": player, "evaluation": verdict}
     names |= {
         f"{split}-shard-{i:03d}": ref for split, refs in (("train", train), ("test", test), ("new", answers)) for i, ref in enumerate(refs)
     }
-    store.link(recipe.name, iteration, names)
+    if store.link(recipe.name, iteration, names):
+        store.unlink_after(recipe.name, iteration)
     report(store, recipe, iteration)
     return Turn(player, pairs, verdict)
 
@@ -77,8 +78,8 @@ def spin_iteration(recipe: Recipe, iteration: int | None = None, home: str | Non
 def next_iteration(run: Session) -> int:
     """The first iteration without an evaluation; the last one where all are done."""
     folder = run.store.home / "campaigns" / run.recipe.name
-    done = [t for t in range(len(run.recipe.iterations)) if (folder / f"iter-{t}" / "evaluation").exists()]
-    return min(len(done), len(run.recipe.iterations) - 1)
+    last = len(run.recipe.iterations) - 1
+    return next((t for t in range(last) if not (folder / f"iter-{t}" / "evaluation").exists()), last)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +29,7 @@ def main(flow: Callable[..., str]) -> None:
     arguments = parser.parse_args()
     console = Console()
     process.guard()
+    _leave_on_interrupt(console)
     try:
         recipe = load_recipe(arguments.recipe, arguments.overrides)
         store = Store(Path(arguments.home))
@@ -36,6 +39,15 @@ def main(flow: Callable[..., str]) -> None:
     except SpinflowError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, BadInput) else 1) from None
-    except KeyboardInterrupt:
-        print("stopped; run the same command again to continue", file=sys.stderr)
-        raise SystemExit(130) from None
+
+
+def _leave_on_interrupt(console: Console) -> None:
+    """Ctrl-C ends the process at once. It reaches Prefect's ephemeral server too, whose client would retry for minutes."""
+
+    def leave(_signal: int, _frame: object) -> None:
+        process.end_all()
+        console.show_cursor()
+        print("stopped; run the same command again to continue", file=sys.stderr, flush=True)
+        os._exit(130)  # artifacts are whole or absent, so there is nothing to unwind
+
+    signal.signal(signal.SIGINT, leave)

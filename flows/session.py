@@ -13,7 +13,7 @@ from typing import Any
 from prefect.futures import wait
 
 from spin_core import process
-from spin_core.errors import Cancelled, SpinflowError
+from spin_core.errors import BadInput, Cancelled, SpinflowError
 from spin_core.generation.pool import EnginePool
 from spin_core.generation.shards import plan
 from spin_core.recipe import Recipe
@@ -21,6 +21,15 @@ from spin_core.store import Ref, Store
 from tasks.generate import generate
 
 DEFAULT_HOME = "~/.spinflow"
+
+
+def do(stage: Any, *arguments: Any) -> Ref:
+    """Runs a stage's task in this thread, where a SIGTERM interrupts it, and returns its artifact.
+
+    A task that returns a state ("Cached") hands back the state from a plain call, so the result is asked of it.
+    """
+    ref: Ref = stage(*arguments, return_state=True).result()
+    return ref
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,8 @@ class Session:
             reason = states[failed[0]].result(raise_on_failure=False)
             if len(failed) == len(plans) and isinstance(reason, SpinflowError):
                 raise reason
-            raise SpinflowError(
+            kind = BadInput if isinstance(reason, BadInput) else SpinflowError  # the exit status tells them apart
+            raise kind(
                 f"{label}: {split} shards {', '.join(map(str, failed))} of {len(plans)} failed: {reason}",
                 remedy="run again, only those are redone",
             )
@@ -61,7 +71,7 @@ def session(recipe: Recipe, home: str | None) -> Iterator[Session]:
     try:
         yield Session(store, recipe, pool)
     finally:
-        pool.close()
+        pool.stop()  # else the runner, which waits for queued shards, would start an engine for them
         process.end_all()
         if main:
             signal.signal(signal.SIGTERM, previous)

@@ -6,6 +6,9 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from spin_core.errors import BadInput
+
+MAX_ROWS = 20_000  # well below the number of different questions, so that drawing unique ones ends
 _WORDS = [
     "apple",
     "river",
@@ -119,6 +122,8 @@ _FAMILIES: tuple[Callable[[random.Random], _Question], ...] = (
 
 def demo_rows(count: int = 400, seed: int = 0) -> list[dict[str, Any]]:
     """`count` rows with unique prompts: messages, and a `check` that scores any answer. The same for the same seed."""
+    if count > MAX_ROWS:
+        raise BadInput(f"demo has at most {MAX_ROWS:,} rows, {count:,} were asked for", remedy="lower data.subset")
     rng = random.Random(seed)
     found: dict[str, str] = {}
     turn = 0

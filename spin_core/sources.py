@@ -16,6 +16,7 @@ from spin_core.rows import PROMPTS, REJECTED, Message, row_id, write_rows
 from spin_core.store import Ref, Spec, Store, sha256_file
 
 STAGE_VERSION = 1
+_DUPLICATE = "duplicate of an earlier row"
 _SHAREGPT_ROLES = {"human": "user", "user": "user", "system": "system"} | dict.fromkeys(
     ("gpt", "assistant", "chatgpt", "bard", "bing"), "assistant"
 )
@@ -26,11 +27,15 @@ class BadRow(ValueError):
     """A row that cannot be used, with the reason."""
 
 
+def _spec(settings: DataSettings, source: Path | None) -> Spec:
+    content = {"content": sha256_file(source), "suffix": source.suffix} if source else {"content": "demo"}
+    return Spec("prompts", STAGE_VERSION, settings.model_dump(exclude={"max_prompt_tokens", "name"}) | content)
+
+
 def reformat(store: Store, settings: DataSettings) -> Ref:
     """Writes train.parquet, test.parquet and rejected.parquet. Held-out contexts are never trained on."""
     source = None if settings.name == "demo" else _source_file(settings, store.home)
-    params = settings.model_dump(exclude={"max_prompt_tokens", "name"}) | {"content": sha256_file(source) if source else "demo"}
-    spec = Spec("prompts", STAGE_VERSION, params)
+    spec = _spec(settings, source)
 
     def write(staging: Path) -> dict[str, Any]:
         reader = _Reader(settings, source)
@@ -42,7 +47,15 @@ def reformat(store: Store, settings: DataSettings) -> Ref:
         message = f"{reader.count:,} rows read" + (
             f"; {source} is cut off at its end, its whole rows were kept" if reader.truncated and source else ""
         )
-        return {"train": len(train), "test": len(test), "rejected": len(rejected), "truncated": reader.truncated, "message": message}
+        return {
+            "rows": reader.count,
+            "train": len(train),
+            "test": len(test),
+            "rejected": len(rejected),
+            "duplicates": sum(entry["reason"] == _DUPLICATE for entry in rejected),
+            "truncated": reader.truncated,
+            "message": message,
+        }
 
     return store.build(spec, write)
 
@@ -93,6 +106,8 @@ class _Reader:
                     self.truncated = True
                 else:
                     yield BadRow(f"not valid JSON at column {error.colno}")
+            except RecursionError:
+                yield BadRow("nested too deeply")
 
     def _array(self, text: str) -> Iterator[Any]:
         """Objects of a JSON array one by one, so that those before a cut are kept."""
@@ -107,6 +122,8 @@ class _Reader:
                 row, position = decoder.raw_decode(text, position)
             except json.JSONDecodeError:
                 break
+            except RecursionError:
+                raise BadInput(f"{self._source} is nested too deeply", remedy="give an array of objects") from None
             yield row
             position = _skip(text, position)
             if position < end and text[position] == ",":
@@ -127,7 +144,7 @@ def _usable_rows(reader: _Reader, settings: DataSettings) -> tuple[list[dict[str
         try:
             row = _to_row(raw, settings)
             if row["row_id"] in rows:
-                rejected.append({"row_number": number, "reason": "duplicate of an earlier row"})
+                rejected.append({"row_number": number, "reason": _DUPLICATE})
             rows.setdefault(row["row_id"], row)
         except BadRow as error:
             if settings.on_bad_row == "error":
@@ -218,4 +235,6 @@ def split(rows: list[dict[str, Any]], settings: DataSettings) -> tuple[list[dict
     contexts = {draw(row)[0] for row in ordered[: settings.test_size]}
     test = [row for row in ordered if draw(row)[0] in contexts]
     train = [row for row in ordered if draw(row)[0] not in contexts]
+    if not train:
+        raise BadInput(f"{settings.name}: all its rows share the held-out contexts, none is left to train on", remedy="add other prompts")
     return train, test

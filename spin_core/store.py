@@ -177,15 +177,29 @@ class Store:
             os.rename(ref.path, aside)
             raise Corrupt(problem, remedy="it was set aside; run again, only this artifact will be redone")
 
-    def link(self, campaign: str, iteration: int, names: Mapping[str, Ref]) -> Path:
-        """Makes `<home>/campaigns/<campaign>/iter-<t>/<name>` point at the artifacts, for people."""
+    def link(self, campaign: str, iteration: int, names: Mapping[str, Ref]) -> bool:
+        """Makes `<home>/campaigns/<campaign>/iter-<t>/<name>` point at the artifacts, for people.
+
+        Returns whether any of them pointed elsewhere before.
+        """
         folder = self.home / "campaigns" / campaign / f"iter-{iteration}"
         folder.mkdir(parents=True, exist_ok=True)
+        changed = False
+        for old in folder.iterdir():
+            if old.name not in names or old.resolve() != names[old.name].path:
+                changed = True
+                old.unlink()
         for name, ref in names.items():
             temporary = folder / f".{name}-{uuid4().hex[:8]}"
             temporary.symlink_to(os.path.relpath(ref.path, folder))
             os.replace(temporary, folder / name)
-        return folder
+        return changed
+
+    def unlink_after(self, campaign: str, iteration: int) -> None:
+        """Removes the links of later iterations: they belong to the chain that `iteration` had before. Artifacts stay."""
+        for folder in (self.home / "campaigns" / campaign).glob("iter-*"):
+            if int(folder.name.removeprefix("iter-")) > iteration:
+                shutil.rmtree(folder)
 
     def _sweep(self) -> None:
         """Removes staging directories that a killed process left more than a day ago."""

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
-from spin_core.errors import ChildCrash, SpinflowError
+from spin_core import process
+from spin_core.errors import Cancelled, ChildCrash, SpinflowError
 from spin_core.generation.engine import Engine
 from spin_core.generation.transformers_engine import TransformersEngine
 from spin_core.generation.vllm_server import VllmServer
@@ -34,10 +35,13 @@ class EnginePool:
         self._started = time.monotonic()
         self._tokens = 0
         self._failed_starts = 0
+        self._stopped = False
 
     def lease(self, model: Ref) -> Engine:
         """The running engine of `model`; ends another model's engine first. Raises ChildCrash if it does not start."""
         with self._lock:
+            if self._stopped:
+                raise Cancelled("the run was ended")
             if self._engine is not None and self._model == model and self._engine.alive():
                 return self._engine
             self._end()
@@ -69,6 +73,12 @@ class EnginePool:
         """Adds sampled tokens; returns the engine's tokens/s since it was ready."""
         self._tokens += tokens
         return self._tokens / max(1e-9, time.monotonic() - self._started)
+
+    def stop(self) -> None:
+        """Ends the engine for good: a later lease raises Cancelled. Does not wait for an engine that is starting."""
+        self._stopped = True
+        process.end_all()  # the lock is held while an engine starts
+        self.close()
 
     def close(self) -> None:
         """Ends the engine, if one runs. The pool can be used again."""

@@ -117,3 +117,23 @@ def test_demo_rows_are_unique_and_their_answers_pass() -> None:
     assert rows == demo_rows(400)
     assert not check_answer({"kind": "exact", "value": "42"}, "The answer is 42.")
     assert check_answer({"kind": "exact", "value": "River"}, ' "river". ')
+
+
+def test_one_context_leaves_nothing_to_train_on(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="none is left to train on"):
+        run(tmp_path, lines(*({"prompt": "q", "response": answer} for answer in "abc")))
+
+
+def test_deep_nesting_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="nested too deeply"):
+        run(tmp_path, "[" * 200_000, ".json")
+
+
+def test_demo_has_an_end(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"lower data\.subset"):
+        reformat(Store(tmp_path), DataSettings(name="demo", subset=100_000))
+
+
+def test_facts_count_duplicates(tmp_path: Path) -> None:
+    facts = run(tmp_path, lines(pair(0), pair(0), pair(1))).facts
+    assert (facts["rows"], facts["duplicates"], facts["train"] + facts["test"]) == (3, 1, 2)

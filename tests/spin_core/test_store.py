@@ -62,9 +62,14 @@ def test_the_digest_is_that_of_the_content(params: dict[str, object]) -> None:
 
 
 def test_links_follow_the_newest_artifact(tmp_path: Path) -> None:
+    """A table that mixes the iterations of two chains would be read as one."""
     store = Store(tmp_path)
     ref = store.build(SPEC, write_file)
-    store.link("c", 0, {"thing": ref})
-    folder = store.link("c", 0, {"thing": ref})
-    assert (folder / "thing").resolve() == ref.path
-    assert sorted(p.name for p in folder.iterdir()) == ["thing"]
+    other = store.build(Spec("thing", 2, {}), write_file)
+    folder = tmp_path / "campaigns" / "c"
+    assert [store.link("c", t, {"thing": ref}) for t in (0, 0, 1)] == [False, False, False]
+    assert store.link("c", 0, {"thing": other})
+    store.unlink_after("c", 0)
+    assert (folder / "iter-0" / "thing").resolve() == other.path
+    assert sorted(p.name for p in folder.rglob("*")) == ["iter-0", "thing"]
+    assert ref.path.is_dir()
