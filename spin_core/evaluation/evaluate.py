@@ -40,7 +40,7 @@ def evaluate(
     params = {"iteration": iteration, "beta": beta, "sample_prompts": recipe.evaluation.sample_prompts}
     spec = Spec("evaluation", STAGE_VERSION, params, (reference, scored, *old_answers, *new_answers))
 
-    def write(staging: Path) -> None:
+    def write(staging: Path) -> dict[str, float]:
         rows = read_rows(pairs.path / TEST_FILE)
         before, after = (load_scores(ref.path / "test_scores.parquet") for ref in (reference, scored))
         old_by_id, new_by_id = _answers(old_answers), _answers(new_answers)
@@ -53,6 +53,7 @@ def evaluate(
         (staging / "metrics.json").write_text(json.dumps(metrics, indent=1))
         shown = [_sample(row, old_by_id, new_by_id) for row in rows if row["row_id"] in new_by_id]
         write_rows(staging / "samples.parquet", shown[: recipe.evaluation.sample_prompts], SAMPLES)
+        return {"scoring_seconds": scored.facts["seconds"]}
 
     return store.build(spec, write)
 

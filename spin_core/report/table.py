@@ -13,6 +13,11 @@ from spin_core.recipe import Recipe
 from spin_core.rows import read_rows
 from spin_core.store import Ref, Store
 
+_LEGEND = (
+    "checks: right answers · NLL: nats a token of the human answers · tokens, unfinished: sampled answers · "
+    "game, margin: human answer preferred over the opponent's, and by how much"
+)
+
 
 def iteration_folders(store: Store, recipe: Recipe) -> list[Path]:
     """The folders of the finished iterations, in order."""
@@ -26,13 +31,13 @@ def rows_for(store: Store, recipe: Recipe) -> list[dict[str, Any]]:
     for folder in iteration_folders(store, recipe):
         metrics = json.loads((folder / "evaluation" / "metrics.json").read_text())
         if not rows:
-            rows.append({"model": "SFT (θ_0)", **_player(metrics["before"]), "game accuracy": "", "margin": ""})
+            rows.append({"model": "θ_0 (SFT)", **_player(metrics["before"]), "game": "", "margin": ""})
         game = metrics["game"]
         rows.append(
             {
-                "model": f"iteration {metrics['iteration']} (θ_{metrics['iteration'] + 1})",
+                "model": f"θ_{metrics['iteration'] + 1} (iter {metrics['iteration']})",
                 **_player(metrics["after"]),
-                "game accuracy": f"{game['accuracy']:.1%}",
+                "game": f"{game['accuracy']:.1%}",
                 "margin": f"{game['margin']:+.3f}",
             }
         )
@@ -42,9 +47,9 @@ def rows_for(store: Store, recipe: Recipe) -> list[dict[str, Any]]:
 def _player(metrics: dict[str, Any]) -> dict[str, str]:
     accuracy = metrics["check_accuracy"]
     return {
-        "checks right": "–" if accuracy is None else f"{accuracy:.1%}",
-        "NLL, nats/token": f"{metrics['nll']:.3f}",
-        "answer tokens": f"{metrics['answer_tokens']:.1f}",
+        "checks": "–" if accuracy is None else f"{accuracy:.1%}",
+        "NLL": f"{metrics['nll']:.3f}",
+        "tokens": f"{metrics['answer_tokens']:.1f}",
         "unfinished": f"{metrics['unfinished']:.1%}",
     }
 
@@ -57,14 +62,13 @@ def _ref(path: Path) -> Ref:
 def stage_rows(folder: Path) -> list[tuple[str, str, str]]:
     """(stage, seconds, speed) of one iteration, from the artifacts' manifests."""
     shards = [_ref(p).facts for p in sorted(folder.glob("*-shard-*"))]
-    seconds = max(s["ended"] for s in shards) - min(s["started"] for s in shards) if shards else 0.0
     busy = _union([(s["started"], s["ended"]) for s in shards])
     tokens = sum(s["tokens"] for s in shards)
     facts = {name: _ref(folder / name).facts for name in ("pairs", "reference", "model", "evaluation")}
     pairs = facts["pairs"]
     mixed = f"{pairs['pairs']} pairs, {pairs['carried']} carried over, {pairs['identical']} identical left out"
     return [
-        ("generate", f"{busy:.0f}" if seconds else "0", f"{tokens / max(busy, 1e-9):,.0f} tokens/s"),
+        ("generate", f"{busy:.0f}", f"{tokens / max(busy, 1e-9):,.0f} tokens/s"),
         ("gather", f"{pairs['seconds']:.1f}", mixed),
         (
             "score",
@@ -72,6 +76,7 @@ def stage_rows(folder: Path) -> list[tuple[str, str, str]]:
             f"{(pairs['pairs'] + pairs['held_out']) / facts['reference']['seconds']:.1f} pairs/s",
         ),
         ("fine-tune", f"{facts['model']['seconds']:.0f}", f"{facts['model']['steps']} steps, {facts['model']['pairs_per_s']:.2f} pairs/s"),
+        ("evaluate", f"{facts['evaluation']['scoring_seconds']:.0f}", "scoring of the held-out pairs under the new model"),
     ]
 
 
@@ -97,6 +102,7 @@ def show(store: Store, recipe: Recipe, console: Console) -> None:
     for row in rows:
         results.add_row(*row.values())
     console.print(results)
+    console.print(_LEGEND, highlight=False, style="dim")
 
     stages = Table(title="stages")
     for column in ("iteration", "stage", "seconds", "speed"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ def finetune(store: Store, recipe: Recipe, iteration: int, model: Ref, pairs: Re
         job |= {"training": settings, "work": str(store.work_dir(spec)), "out": str(staging)}
         log = store.log_path(f"finetune-{spec.digest}")
         process.run_job("spin_core.training.finetune_job", job, log, launcher=launcher(), name=f"iter-{iteration} training")
-        last = json.loads((staging / "metrics.jsonl").read_text().splitlines()[-1])
-        return {"steps": last["step"], "loss": last["loss"], "pairs_per_s": last["pairs/s"]}
+        lines = [json.loads(line) for line in (staging / "metrics.jsonl").read_text().splitlines()]
+        speed = statistics.harmonic_mean(line["pairs/s"] for line in lines)  # steps hold equal numbers of pairs
+        return {"steps": lines[-1]["step"], "loss": lines[-1]["loss"], "pairs_per_s": speed}
 
     ref = store.build(spec, write)
     store.drop_work_dir(spec)
