@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -26,6 +27,7 @@ def main(flow: Callable[..., str]) -> None:
     parser.add_argument("recipe", type=Path, help="a YAML file; see recipes/")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a recipe key")
     parser.add_argument("--home", default=DEFAULT_HOME, help="where artifacts live")
+    parser.add_argument("--verbose", action="store_true", help="show Prefect's log lines; otherwise they go to <home>/logs/prefect.log")
     arguments = parser.parse_args()
     console = Console()
     process.guard()
@@ -33,12 +35,24 @@ def main(flow: Callable[..., str]) -> None:
     try:
         recipe = load_recipe(arguments.recipe, arguments.overrides)
         store = Store(Path(arguments.home))
+        if not arguments.verbose:
+            _log_to(store.log_path("prefect"))
         with bars(console):
             flow(recipe=recipe, home=arguments.home)
         show(store, recipe, console)
     except SpinflowError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, BadInput) else 1) from None
+
+
+def _log_to(path: Path) -> None:
+    """Sends what Prefect would print to a file, in the same format. Its records still reach the API and the UI."""
+    for logger in (logging.getLogger(), logging.getLogger("prefect._internal")):
+        for console in list(logger.handlers):
+            handler = logging.FileHandler(path, delay=True)
+            handler.setFormatter(console.formatter)
+            logger.removeHandler(console)
+            logger.addHandler(handler)
 
 
 def _leave_on_interrupt(console: Console) -> None:

@@ -25,7 +25,7 @@ app = typer.Typer(
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; recipes/demo.yaml is a small one.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key, e.g. training.beta=0.2.")]
 Home = Annotated[Path, typer.Option("--home", envvar="SPINFLOW_HOME", help="Where artifacts, logs and models live.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Show Prefect's log lines.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show Prefect's log lines; otherwise they go to logs/prefect.log.")]
 DEFAULT_HOME = Path("~/.spinflow")
 
 
@@ -70,12 +70,12 @@ def _run_flow(module: str, recipe: Path, overrides: list[str] | None, home: Path
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # the default 20 s is missed on a busy laptop
-        "PREFECT_LOGGING_LEVEL": "INFO" if verbose else "CRITICAL",
         "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
-    sys.argv = [module, str(recipe), "--home", str(home), *(part for item in overrides or [] for part in ("--set", item))]
+    shown = ["--verbose"] if verbose else []
+    sys.argv = [module, str(recipe), "--home", str(home), *shown, *(part for item in overrides or [] for part in ("--set", item))]
     runpy.run_module(module, run_name="__main__")
 
 
