@@ -17,6 +17,7 @@ from spin_core import process
 from spin_core.errors import BadInput, SpinflowError
 from spin_core.recipe import load_recipe
 from spin_core.report.live import bars
+from spin_core.report.page import write_page
 from spin_core.report.table import show
 from spin_core.store import Store
 
@@ -40,6 +41,7 @@ def main(flow: Callable[..., str]) -> None:
         with bars(console):
             flow(recipe=recipe, home=arguments.home)
         show(store, recipe, console)
+        console.print(f"report: {write_page(store, recipe)}", soft_wrap=True)
     except SpinflowError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, BadInput) else 1) from None

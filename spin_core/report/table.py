@@ -13,7 +13,7 @@ from spin_core.recipe import Recipe
 from spin_core.rows import read_rows
 from spin_core.store import Ref, Store
 
-_LEGEND = (
+LEGEND = (
     "checks: right answers · NLL: nats a token of the human answers · tokens, unfinished: sampled answers · "
     "game, margin: human answer preferred over the opponent's, and by how much"
 )
@@ -102,7 +102,7 @@ def show(store: Store, recipe: Recipe, console: Console) -> None:
     for row in rows:
         results.add_row(*row.values())
     console.print(results)
-    console.print(_LEGEND, highlight=False, style="dim")
+    console.print(LEGEND, highlight=False, style="dim")
 
     stages = Table(title="stages")
     for column in ("iteration", "stage", "seconds", "speed"):

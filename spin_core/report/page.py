@@ -1,0 +1,92 @@
+"""The campaign as one HTML page: held-out results, training curves, stage times, answers before and after. No scripts, no network."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+from matplotlib.figure import Figure
+
+from spin_core.recipe import Recipe
+from spin_core.report.table import LEGEND, iteration_folders, rows_for, stage_rows
+from spin_core.rows import read_rows
+from spin_core.store import Store
+
+_CURVES = {"loss": "SPIN loss", "rewards/margins": "reward margin", "rewards/accuracies": "reward accuracy", "grad_norm": "gradient norm"}
+
+
+def write_page(store: Store, recipe: Recipe) -> Path:
+    """Writes `<home>/campaigns/<name>/report.html` whole or not at all, and returns its path."""
+    folders = iteration_folders(store, recipe)
+    rows = rows_for(store, recipe)
+    page = (
+        Environment(loader=PackageLoader("spin_core.report", "."), autoescape=True)
+        .get_template("page.html")
+        .render(
+            name=recipe.name,
+            recipe=recipe.model_dump_json(indent=1),
+            rows=rows,
+            legend=LEGEND,
+            stages=[(number, *stage) for number, folder in enumerate(folders) for stage in stage_rows(folder)],
+            samples=[(number, read_rows(folder / "evaluation" / "samples.parquet")) for number, folder in enumerate(folders)],
+            training=_image(_training_curves([_steps(folder) for folder in folders])) if folders else "",
+            held_out=_image(_held_out(folders)) if folders else "",
+        )
+    )
+    target = store.home / "campaigns" / recipe.name / "report.html"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_suffix(".tmp")
+    temporary.write_text(page, encoding="utf-8")
+    os.replace(temporary, target)
+    return target
+
+
+def _steps(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "model" / "metrics.jsonl").read_text().splitlines()]
+
+
+def _training_curves(iterations: list[list[dict[str, Any]]]) -> Figure:
+    """One panel a metric, one line an iteration, steps counted on over the campaign."""
+    figure = Figure(figsize=(11, 2.6), layout="constrained")
+    for axis, (key, title) in zip(figure.subplots(1, len(_CURVES)), _CURVES.items(), strict=True):
+        offset = 0
+        for number, steps in enumerate(iterations):
+            axis.plot([offset + line["step"] for line in steps], [line[key] for line in steps], marker=".", label=f"iteration {number}")
+            offset += len(steps)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("step", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize=7)
+    return figure
+
+
+def _held_out(folders: list[Path]) -> Figure:
+    """How each model does on the held-out rows."""
+    metrics = [json.loads((folder / "evaluation" / "metrics.json").read_text()) for folder in folders]
+    players = [metrics[0]["before"], *(entry["after"] for entry in metrics)]
+    panels = {
+        "check_accuracy": "checks right",
+        "nll": "NLL of human answers",
+        "answer_tokens": "answer tokens",
+        "unfinished": "unfinished share",
+    }
+    figure = Figure(figsize=(11, 2.4), layout="constrained")
+    names = [f"θ_{number}" for number in range(len(players))]
+    for axis, (key, title) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        axis.bar(names, [player[key] or 0.0 for player in players], color="#4472a8", width=0.6)
+        axis.set_title(title, fontsize=10)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3, axis="y")
+    return figure
+
+
+def _image(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return base64.b64encode(buffer.getvalue()).decode()
