@@ -35,7 +35,7 @@ def evaluate(
     The game is the paper's: the main player must tell the human answer from the opponent's. A pair counts as won where
     the implicit reward β·(log p_new − log p_old) of the human answer is the larger one.
     """
-    scored = score(store, recipe, new, pairs)
+    scored = score(store, recipe, new, pairs, splits=("test",))
     beta = recipe.training_at(iteration).beta
     params = {"iteration": iteration, "beta": beta, "sample_prompts": recipe.evaluation.sample_prompts}
     spec = Spec("evaluation", STAGE_VERSION, params, (reference, scored, *old_answers, *new_answers))

@@ -5,6 +5,7 @@ Training then holds no second model. The official trainer runs a frozen copy at 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,18 @@ from spin_core.rows import read_rows
 from spin_core.store import Ref, Spec, Store
 
 STAGE_VERSION = 1
+_FILES = {"train": (TRAIN_FILE, "scores.parquet"), "test": (TEST_FILE, "test_scores.parquet")}
 Scores = dict[tuple[str, int], tuple[float, float]]  # (row_id, iteration) → (real, generated), nats
 
 
-def score(store: Store, recipe: Recipe, model: Ref, pairs: Ref) -> Ref:
-    """`scores.parquet` (train) and `test_scores.parquet` (held-out) of `pairs` under `model`."""
-    params = {"precision": recipe.training.precision}
+def score(store: Store, recipe: Recipe, model: Ref, pairs: Ref, splits: Sequence[str] = ("train", "test")) -> Ref:
+    """`scores.parquet` (train) and `test_scores.parquet` (held-out) of `pairs` under `model`, or one of them."""
+    params = {"precision": recipe.training.precision, "splits": sorted(splits)}
     spec = Spec("reference", STAGE_VERSION, params, (model, pairs))
 
     def write(staging: Path) -> dict[str, Any]:
         job: dict[str, Any] = {"model": str(model.path), "out": str(staging), **params}
-        job["files"] = {str(pairs.path / TRAIN_FILE): "scores.parquet", str(pairs.path / TEST_FILE): "test_scores.parquet"}
+        job["files"] = {str(pairs.path / _FILES[split][0]): _FILES[split][1] for split in splits}
         process.run_job("spin_core.training.score_job", job, store.log_path(f"score-{spec.digest}"), name="scoring")
         for source, target in job["files"].items():
             load_scores(staging / target, Path(source))
