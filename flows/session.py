@@ -42,7 +42,7 @@ class Session:
 
     def sample(self, model: Ref, prompts: Ref, split: str, label: str) -> list[Ref]:
         """Samples every shard of a split under `model`. All shards finish before a failed one is raised."""
-        plans = plan(self.store, self.recipe, model, prompts, split)
+        plans = plan(self.store, self.recipe, model, prompts, split, label)
         futures = [generate.submit(self.store, self.recipe, shard, self.pool, label) for shard in plans]
         wait(futures)
         states = [future.state for future in futures]

@@ -68,6 +68,7 @@ def _run_flow(module: str, recipe: Path, overrides: list[str] | None, home: Path
     _load(recipe, overrides, home)  # bad input is told in a second, before Prefect is imported
     settings = {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # the default 20 s is missed on a busy laptop
         "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -60,19 +61,24 @@ def spawn(command: Sequence[str], log: Path, env: Mapping[str, str] | None = Non
 def run_job(module: str, job: Mapping[str, Any], log: Path, *, launcher: Sequence[str] = (), name: str = "") -> None:
     """Runs `python [launcher] -m module JOB.json` to its end.
 
+    With `name`, the child's progress events go out under it, from 0 of 1 if it sends none.
+
     Raises BadInput for a problem that the user caused, Cancelled if it was ended by SIGTERM, ChildCrash otherwise.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as handle:
         json.dump(job, handle)
     try:
+        if name:
+            progress.emit(progress.Progress(name, 0, 1))
         child = spawn([sys.executable, *launcher, "-m", module, handle.name], log, pipe=True)
-        error = ""
+        error, reported = "", False
         assert child.stdout is not None
         with log.open("a") as sink:
             for line in child.stdout:
                 event = progress.parse_line(line)
                 if event:
-                    progress.emit(event)
+                    reported = True
+                    progress.emit(replace(event, name=name or event.name))
                     continue
                 if line.startswith(_ERROR):
                     error = line[len(_ERROR) :].strip()
@@ -83,6 +89,8 @@ def run_job(module: str, job: Mapping[str, Any], log: Path, *, launcher: Sequenc
     finally:
         os.unlink(handle.name)
     if status == 0:
+        if name and not reported:
+            progress.emit(progress.Progress(name, 1, 1))
         return
     if error:
         raise BadInput(error)

@@ -18,6 +18,7 @@ class Progress:
     total: float
     unit: str = ""
     note: str = ""  # for example "412 tokens/s"
+    part: int = 0  # which of the pieces that share this name and total (shards); `done` is the piece's own
 
 
 Listener = Callable[[Progress], None]

@@ -69,9 +69,13 @@ class EnginePool:
         factory = VllmServer if self._recipe.generation.engine == "vllm" else TransformersEngine
         return factory(model.path, self._recipe, self._log(model))
 
-    def count(self, tokens: int) -> float:
-        """Adds sampled tokens; returns the engine's tokens/s since it was ready."""
+    def count(self, tokens: int) -> None:
+        """Adds sampled tokens to the engine's account."""
         self._tokens += tokens
+
+    @property
+    def rate(self) -> float:
+        """The engine's tokens/s since it was ready."""
         return self._tokens / max(1e-9, time.monotonic() - self._started)
 
     def stop(self) -> None:

@@ -23,6 +23,8 @@ class ShardPlan:
 
     index: int
     count: int
+    total: int  # rows of the whole split
+    label: str  # for people: the iteration
     split: str
     start: int
     stop: int
@@ -31,7 +33,7 @@ class ShardPlan:
     spec: Spec
 
 
-def plan(store: Store, recipe: Recipe, model: Ref, prompts: Ref, split: str) -> list[ShardPlan]:
+def plan(store: Store, recipe: Recipe, model: Ref, prompts: Ref, split: str, label: str = "") -> list[ShardPlan]:
     """Cuts the encoded rows of a split into shards of at most `generation.shard_rows` rows; none is empty."""
     encoded = encode(store, recipe, model, prompts)
     settings = recipe.generation
@@ -43,12 +45,14 @@ def plan(store: Store, recipe: Recipe, model: Ref, prompts: Ref, split: str) -> 
         start, stop = index * settings.shard_rows, min(total, (index + 1) * settings.shard_rows)
         params = {"split": split, "start": start, "stop": stop, **sampling}
         spec = Spec("shard", STAGE_VERSION, params, (model, encoded))
-        plans.append(ShardPlan(index, count, split, start, stop, model, encoded, spec))
+        plans.append(ShardPlan(index, count, total, label, split, start, stop, model, encoded, spec))
     return plans
 
 
 def generate(store: Store, recipe: Recipe, shard: ShardPlan, pool: EnginePool) -> Ref:
     """Samples one answer a row. Raises ChildCrash if the engine dies; a retry starts it again and redoes this shard only."""
+
+    name = f"{shard.label} · sampling {shard.split}".removeprefix(" · ")
 
     def write(staging: Path) -> dict[str, Any]:
         rows = read_rows(shard.encoded.path / f"{shard.split}.parquet")[shard.start : shard.stop]
@@ -59,9 +63,8 @@ def generate(store: Store, recipe: Recipe, shard: ShardPlan, pool: EnginePool) -
         def on_answer(done: int, new_tokens: int) -> None:
             nonlocal tokens
             tokens += new_tokens
-            rate = pool.count(new_tokens)
-            name = f"sampling · {shard.split} shard {shard.index + 1}/{shard.count}"
-            emit(Progress(name, done, len(rows), "rows", f"{rate:,.0f} tokens/s"))
+            pool.count(new_tokens)
+            emit(Progress(name, done, shard.total, "rows", f"{pool.rate:,.0f} tokens/s", shard.index))
 
         answers = engine.sample([row["prompt_ids"] for row in rows], on_answer)
         content = [
@@ -77,4 +80,6 @@ def generate(store: Store, recipe: Recipe, shard: ShardPlan, pool: EnginePool) -
         write_rows(staging / "shard.parquet", content, SHARD)
         return {"rows": len(rows), "tokens": tokens, "started": started, "ended": time.time()}
 
-    return store.build(shard.spec, write)
+    ref = store.build(shard.spec, write)
+    emit(Progress(name, shard.stop - shard.start, shard.total, "rows", f"{pool.rate:,.0f} tokens/s" if pool.rate else "", shard.index))
+    return ref

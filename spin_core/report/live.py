@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,14 +31,18 @@ def bars(console: Console) -> Iterator[None]:
     with Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as shown:
         lock = threading.Lock()
         tasks: dict[str, TaskID] = {}
+        parts: dict[str, dict[int, float]] = defaultdict(dict)
 
         def draw(event: Progress) -> None:
             with lock:
-                if event.name not in tasks or shown.tasks[tasks[event.name]].finished:
-                    if event.name in tasks:  # the same stage of the next iteration: start its bar anew
-                        shown.update(tasks[event.name], visible=False)
+                again = event.name in tasks and event.done == 0 and shown.tasks[tasks[event.name]].finished
+                if again:  # the same stage of the next iteration: its bar starts anew
+                    shown.update(tasks[event.name], visible=False)
+                    parts[event.name].clear()
+                if again or event.name not in tasks:
                     tasks[event.name] = shown.add_task(event.name, total=event.total, note=event.note)
-                shown.update(tasks[event.name], completed=event.done, total=event.total, note=event.note)
+                parts[event.name][event.part] = event.done
+                shown.update(tasks[event.name], completed=sum(parts[event.name].values()), total=event.total, note=event.note)
 
         end = listen(draw)
         try:
@@ -48,11 +53,14 @@ def bars(console: Console) -> Iterator[None]:
 
 def _lines(console: Console) -> Listener:
     last: dict[str, float] = {}
+    parts: dict[str, dict[int, float]] = defaultdict(dict)
 
     def draw(event: Progress) -> None:
         now = time.monotonic()
-        if event.done >= event.total or now - last.get(event.name, 0.0) >= _LINE_EVERY_S:
+        parts[event.name][event.part] = event.done
+        done = sum(parts[event.name].values())
+        if done >= event.total or now - last.get(event.name, 0.0) >= _LINE_EVERY_S:
             last[event.name] = now
-            console.print(f"{event.name}: {event.done:g}/{event.total:g} {event.unit} {event.note}", markup=False, highlight=False)
+            console.print(f"{event.name}: {done:g}/{event.total:g} {event.unit} {event.note}", markup=False, highlight=False)
 
     return draw

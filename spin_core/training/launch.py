@@ -27,7 +27,7 @@ def finetune(store: Store, recipe: Recipe, iteration: int, model: Ref, pairs: Re
         job: dict[str, Any] = {"model": str(model.path), "pairs": str(pairs.path), "reference": str(reference.path)}
         job |= {"training": settings, "work": str(store.work_dir(spec)), "out": str(staging)}
         log = store.log_path(f"finetune-{spec.digest}")
-        process.run_job("spin_core.training.finetune_job", job, log, launcher=launcher(), name=f"iter-{iteration} training")
+        process.run_job("spin_core.training.finetune_job", job, log, launcher=launcher(), name=f"iter-{iteration} · training")
         lines = [json.loads(line) for line in (staging / "metrics.jsonl").read_text().splitlines()]
         speed = statistics.harmonic_mean(line["pairs/s"] for line in lines)  # steps hold equal numbers of pairs
         return {"steps": lines[-1]["step"], "loss": lines[-1]["loss"], "pairs_per_s": speed}
