@@ -59,6 +59,14 @@ def check(recipe: RecipePath, overrides: Overrides = None, home: Home = DEFAULT_
     preflight(store, loaded, Console())
 
 
+@app.command()
+def keys(word: Annotated[str, typer.Argument(help="Only keys with this word, e.g. training or beta.")] = "") -> None:
+    """Every key of a recipe: type, bounds, default and what it does."""
+    from spin_core.report.keys import show
+
+    show(word, Console())
+
+
 def _load(recipe: Path, overrides: list[str] | None, home: Path) -> tuple[Recipe, Store]:
     return load_recipe(recipe, overrides), Store(home)
 

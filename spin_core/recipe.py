@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from spin_core.errors import BadInput
+from spin_core.recipe_keys import closest
 
 
 class Group(BaseModel):
@@ -214,6 +215,8 @@ def _first_problem(error: ValidationError, path: Path) -> str:
     key = ".".join(str(part) for part in first["loc"]) or "recipe"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
-        return f"{path}: unknown key {key}{more}; remove it or mend its spelling"
+        meant = closest(key, Recipe)
+        remedy = f"did you mean {meant}?" if meant else "`spinflow keys` lists what there is"
+        return f"{path}: unknown key {key}{more}; {remedy}"
     value = "" if first["type"] == "missing" else f", got {first['input']!r}"
     return f"{path}: {key}: {first['msg']}{value}{more}; change it in the recipe or with --set {key}=…"
