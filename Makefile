@@ -1,11 +1,26 @@
 # make demo: a two-iteration SPIN campaign on this machine. make test: lint, types and the whole test suite.
+# make up: a Prefect server, the deployments and a worker on this machine, without Docker. make down: ends them.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint format clean
+PORT   ?= 4200
+RECIPE ?= recipes/demo.yaml
+
+.PHONY: demo test lint format clean up down audit
 demo: $(VENV)/.installed
 	$(BIN)/spinflow run recipes/demo.yaml
+
+up: $(VENV)/.installed
+	$(BIN)/python deployments/local.py up --port $(PORT) --recipe $(RECIPE)
+
+down: $(VENV)/.installed
+	$(BIN)/python deployments/local.py down
+
+# Known vulnerabilities of what is installed; needs a network that reaches PyPI's advisory service, so not part of lint.
+audit: $(VENV)/.installed
+	$(BIN)/python -m pip install -q pip-audit
+	$(BIN)/pip-audit --skip-editable || echo "pip-audit found something, or could not reach its service: see above"
 
 test: lint
 	$(BIN)/python -m pytest

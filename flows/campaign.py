@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-import json
-
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.iteration import Turn, play
+from flows.iteration import Turn, no_more_to_win, play
 from flows.session import session
-from spin_core.recipe import Recipe, StopSettings
-from spin_core.store import Ref
+from spin_core.recipe import Recipe
+from tasks.report import report
 
 
 @flow(name="spin-campaign", task_runner=ThreadPoolTaskRunner(max_workers=8), persist_result=False, log_prints=False)
-def spin_campaign(recipe: Recipe, home: str | None = None) -> str:
-    """Plays every iteration. Returns the newest model's folder."""
-    with session(recipe, home) as run:
+def spin_campaign(recipe: Recipe | str, overrides: list[str] | None = None, home: str | None = None) -> str:
+    """Plays every iteration, until the recipe's last one or until its stop rule says that no more is to be won.
+
+    Args:
+        recipe: A recipe, or the path of a recipe file on the worker's machine.
+        overrides: Recipe keys to change, e.g. "training.beta=0.2".
+        home: Where artifacts live; by default SPINFLOW_HOME, or ~/.spinflow.
+
+    Returns the newest model's folder.
+    """
+    with session(recipe, overrides, home) as run:
         turn: Turn | None = None
-        for iteration in range(len(recipe.iterations)):
+        for iteration in range(len(run.recipe.iterations)):
             turn = play(run, iteration, turn)
-            if no_more_to_win(recipe.stop, turn.evaluation):
+            report(run.store, run.recipe, iteration)
+            if no_more_to_win(run.recipe.stop, turn.evaluation):
                 break
         assert turn is not None  # a recipe has at least one iteration
         return str(turn.model.path)
-
-
-def no_more_to_win(stop: StopSettings, evaluation: Ref) -> bool:
-    """Whether held-out check accuracy rose by less than the stop rule asks for."""
-    metrics = json.loads((evaluation.path / "metrics.json").read_text())
-    before, after = (metrics[who]["check_accuracy"] for who in ("before", "after"))
-    if stop.min_accuracy_gain is None or before is None or after is None:
-        return False
-    return bool(after - before < stop.min_accuracy_gain)
 
 
 if __name__ == "__main__":

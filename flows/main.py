@@ -8,8 +8,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
+import httpx
+from prefect.logging.formatters import JsonFormatter
+from prefect.settings import get_current_settings
 from rich.console import Console
 
 from flows.session import DEFAULT_HOME
@@ -21,49 +26,76 @@ from spin_core.report.page import write_page
 from spin_core.report.table import show
 from spin_core.store import Store
 
+_SILENT = logging.CRITICAL + 1
 
-def main(flow: Callable[..., str]) -> None:
+
+def main(flow: Callable[..., Any]) -> None:
     """Runs a flow from the command line with bars while it runs and the campaign's table at the end."""
-    parser = argparse.ArgumentParser(description=flow.__doc__)
-    parser.add_argument("recipe", type=Path, help="a YAML file; see recipes/")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a recipe key")
-    parser.add_argument("--home", default=DEFAULT_HOME, help="where artifacts live")
-    parser.add_argument("--verbose", action="store_true", help="show Prefect's log lines; otherwise they go to <home>/logs/prefect.log")
-    arguments = parser.parse_args()
+    arguments = _arguments(flow)
     console = Console()
     process.guard()
-    _leave_on_interrupt(console)
+    _leave_on_signal(console)
+    _set_up_logs(arguments.verbose, arguments.log_format, arguments.log_level)
     try:
         recipe = load_recipe(arguments.recipe, arguments.overrides)
+        _check_server()
         store = Store(Path(arguments.home))
-        if not arguments.verbose:
-            _log_to(store.log_path("prefect"))
-        with bars(console):
-            flow(recipe=recipe, home=arguments.home)
+        with nullcontext() if arguments.log_format == "json" else bars(console):
+            state = flow(recipe=recipe, home=arguments.home, return_state=True)
+            state.result()
         show(store, recipe, console)
         console.print(f"report: {write_page(store, recipe)}", soft_wrap=True)
+        if state.name == "NothingToDo":
+            console.print(f"nothing to do: {state.message}", soft_wrap=True)
     except SpinflowError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, BadInput) else 1) from None
 
 
-def _log_to(path: Path) -> None:
-    """Sends what Prefect would print to a file, in the same format. Its records still reach the API and the UI."""
+def _arguments(flow: Callable[..., Any]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(flow.__doc__ or "").splitlines()[0])
+    parser.add_argument("recipe", type=Path, help="a YAML file; see recipes/")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a recipe key")
+    parser.add_argument("--home", default=DEFAULT_HOME, help="where artifacts live")
+    parser.add_argument("--verbose", action="store_true", help="show log lines; they are always in <home>/logs/latest/flow.log")
+    parser.add_argument("--log-format", choices=["text", "json"], default="text", help="json: a JSON object a line on stderr, and no bars")
+    parser.add_argument("--log-level", choices=["DEBUG", "INFO", "WARNING", "ERROR"], default="INFO")
+    return parser.parse_args()
+
+
+def _set_up_logs(verbose: bool, log_format: str, level: str) -> None:
+    """What is not shown on the console still goes to the run's log file, to the API and to the UI."""
+    logging.getLogger("prefect").setLevel(level)
     for logger in (logging.getLogger(), logging.getLogger("prefect._internal")):
-        for console in list(logger.handlers):
-            handler = logging.FileHandler(path, delay=True)
-            handler.setFormatter(console.formatter)
-            logger.removeHandler(console)
-            logger.addHandler(handler)
+        for handler in logger.handlers:
+            if log_format == "json":
+                handler.setFormatter(JsonFormatter("default", "", "%"))
+            elif not verbose:
+                handler.setLevel(_SILENT)
 
 
-def _leave_on_interrupt(console: Console) -> None:
-    """Ctrl-C ends the process at once. It reaches Prefect's ephemeral server too, whose client would retry for minutes."""
+def _check_server() -> None:
+    """A server that is configured but gone would keep the client trying for minutes."""
+    url = get_current_settings().api.url
+    try:
+        if url and httpx.get(f"{url}/health", timeout=10.0).status_code >= 500:
+            raise httpx.TransportError("the server is not healthy")
+    except httpx.TransportError:
+        remedy = "start it with `make up`, or unset PREFECT_API_URL (or remove prefect.toml) to run without a server"
+        raise BadInput(f"the Prefect server at {url} does not answer", remedy=remedy) from None
 
-    def leave(_signal: int, _frame: object) -> None:
+
+def _leave_on_signal(console: Console) -> None:
+    """Ctrl-C ends the process at once. It reaches Prefect's ephemeral server too, whose client would retry for minutes.
+
+    A SIGTERM in mid-flow goes to Prefect first, which unwinds the flow and then calls this handler.
+    """
+
+    def leave(number: int, _frame: object) -> None:
         process.end_all()
         console.show_cursor()
         print("stopped; run the same command again to continue", file=sys.stderr, flush=True)
-        os._exit(130)  # artifacts are whole or absent, so there is nothing to unwind
+        os._exit(128 + number)  # artifacts are whole or absent, so there is nothing to unwind
 
     signal.signal(signal.SIGINT, leave)
+    signal.signal(signal.SIGTERM, leave)

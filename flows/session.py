@@ -1,9 +1,8 @@
-"""What a run holds: the store, the engine pool, and a clean end for both."""
+"""What a run holds: the store, the campaign's lock, the engine pool, and a clean end for all."""
 
 from __future__ import annotations
 
-import signal
-import threading
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from prefect.futures import wait
+from prefect.logging import get_run_logger
 
+from flows.watch import label_run, watched
 from spin_core import process
-from spin_core.errors import BadInput, Cancelled, SpinflowError
+from spin_core.errors import BadInput, SpinflowError
 from spin_core.generation.pool import EnginePool
 from spin_core.generation.shards import plan
-from spin_core.recipe import Recipe
+from spin_core.recipe import Recipe, load_recipe, with_overrides
 from spin_core.store import Ref, Store
 from tasks.generate import generate
 
@@ -60,22 +61,24 @@ class Session:
 
 
 @contextmanager
-def session(recipe: Recipe, home: str | None) -> Iterator[Session]:
-    """Opens the store and the pool; ends every child on the way out, also on SIGTERM."""
-    previous: Any = None
-    main = threading.current_thread() is threading.main_thread()
-    if main:  # only the main thread may set a handler; Prefect's own runs end their process group by themselves
-        previous = signal.signal(signal.SIGTERM, _cancelled)
-    store = Store(Path(home or DEFAULT_HOME))
-    pool = EnginePool(store, recipe)
-    try:
-        yield Session(store, recipe, pool)
-    finally:
-        pool.stop()  # else the runner, which waits for queued shards, would start an engine for them
-        process.end_all()
-        if main:
-            signal.signal(signal.SIGTERM, previous)
+def session(recipe: Recipe | str, overrides: list[str] | None, home: str | None) -> Iterator[Session]:
+    """Opens store, log folder, campaign lock and pool; ends every child on the way out.
 
+    `recipe` may be the path of a recipe file. A SIGTERM raises Prefect's TerminationSignal in the flow's main thread,
+    so a cancelled run leaves through the same door.
+    """
+    recipe = with_overrides(recipe, overrides) if isinstance(recipe, Recipe) else load_recipe(Path(recipe), overrides)
+    store = Store(Path(home or os.environ.get("SPINFLOW_HOME") or DEFAULT_HOME))
+    label_run(recipe.name)
+    log = get_run_logger()
 
-def _cancelled(_signal: int, _frame: Any) -> None:
-    raise Cancelled("the run was cancelled", remedy="run again to continue")
+    def waiting() -> None:
+        log.warning("Another run of campaign %s is at work; this one waits for it", recipe.name)
+
+    with watched(store, recipe.name), store.campaign_lock(recipe.name, waiting):
+        pool = EnginePool(store, recipe)
+        try:
+            yield Session(store, recipe, pool)
+        finally:
+            pool.stop()  # else the runner, which waits for queued shards, would start an engine for them
+            process.end_all()

@@ -6,7 +6,7 @@ import os
 import runpy
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -25,20 +25,48 @@ app = typer.Typer(
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; recipes/demo.yaml is a small one.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key, e.g. training.beta=0.2.")]
 Home = Annotated[Path, typer.Option("--home", envvar="SPINFLOW_HOME", help="Where artifacts, logs and models live.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Show Prefect's log lines; otherwise they go to logs/prefect.log.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show log lines; they are always in <home>/logs/latest/flow.log.")]
+LogFormat = Annotated[Literal["text", "json"], typer.Option("--log-format", help="json: a JSON object a line on stderr, and no bars.")]
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], typer.Option("--log-level", help="Least severe lines to log.")]
 DEFAULT_HOME = Path("~/.spinflow")
 
 
 @app.command()
-def run(recipe: RecipePath, overrides: Overrides = None, home: Home = DEFAULT_HOME, verbose: Verbose = False) -> None:
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    home: Home = DEFAULT_HOME,
+    verbose: Verbose = False,
+    log_format: LogFormat = "text",
+    log_level: LogLevel = "INFO",
+) -> None:
     """Play all iterations. After a crash, the same command continues; what is done is not done again."""
-    _run_flow("flows.campaign", recipe, overrides, home, verbose)
+    _run_flow(
+        "flows.campaign",
+        recipe,
+        overrides,
+        home,
+        ["--log-format", log_format, "--log-level", log_level, *(["--verbose"] if verbose else [])],
+    )
 
 
 @app.command()
-def iterate(recipe: RecipePath, overrides: Overrides = None, home: Home = DEFAULT_HOME, verbose: Verbose = False) -> None:
+def iterate(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    home: Home = DEFAULT_HOME,
+    verbose: Verbose = False,
+    log_format: LogFormat = "text",
+    log_level: LogLevel = "INFO",
+) -> None:
     """Play the next iteration only."""
-    _run_flow("flows.iteration", recipe, overrides, home, verbose)
+    _run_flow(
+        "flows.iteration",
+        recipe,
+        overrides,
+        home,
+        ["--log-format", log_format, "--log-level", log_level, *(["--verbose"] if verbose else [])],
+    )
 
 
 @app.command()
@@ -67,11 +95,19 @@ def keys(word: Annotated[str, typer.Argument(help="Only keys with this word, e.g
     show(word, Console())
 
 
+@app.command()
+def doctor(home: Home = DEFAULT_HOME) -> None:
+    """Collect versions, devices, disk, ports and the last errors into one text for a bug report; no secrets in it."""
+    from spin_core.doctor import examine
+
+    print(examine(Store(home)))
+
+
 def _load(recipe: Path, overrides: list[str] | None, home: Path) -> tuple[Recipe, Store]:
     return load_recipe(recipe, overrides), Store(home)
 
 
-def _run_flow(module: str, recipe: Path, overrides: list[str] | None, home: Path, verbose: bool) -> None:
+def _run_flow(module: str, recipe: Path, overrides: list[str] | None, home: Path, logs: list[str]) -> None:
     """Runs a flow's `python -m` entry in this process, by name: spin_core never imports the flows."""
     _load(recipe, overrides, home)  # bad input is told in a second, before Prefect is imported
     settings = {
@@ -83,8 +119,7 @@ def _run_flow(module: str, recipe: Path, overrides: list[str] | None, home: Path
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
-    shown = ["--verbose"] if verbose else []
-    sys.argv = [module, str(recipe), "--home", str(home), *shown, *(part for item in overrides or [] for part in ("--set", item))]
+    sys.argv = [module, str(recipe), "--home", str(home), *logs, *(part for item in overrides or [] for part in ("--set", item))]
     runpy.run_module(module, run_name="__main__")
 
 

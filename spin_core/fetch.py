@@ -13,7 +13,7 @@ from pathlib import Path
 
 from spin_core.errors import BadInput
 
-_NAME = re.compile(r"pypi:(?P<package>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9.]+)/(?P<file>[^/]+)")
+_NAME = re.compile(r"pypi:(?P<package>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9.]+)/(?P<file>[^/.\\][^/\\]*)")
 
 
 def fetch_pypi(name: str, home: Path) -> Path:

