@@ -109,9 +109,10 @@ def apply(silence_s: float) -> list[str]:
         wanted += alarms(block, kind)
     with get_client(sync_client=True) as client:
         for automation in wanted:
-            core = AutomationCore(**automation.model_dump(exclude={"id"}))
+            core = AutomationCore(**automation.model_dump(exclude={"id", "owner_resource"}))
             found = client.read_automations_by_name(automation.name)
             if found:
+                core.enabled = found[0].enabled  # a person may have switched it off
                 client.update_automation(found[0].id, core)
             else:
                 client.create_automation(core)

@@ -61,7 +61,7 @@ def _play(run: Session, iteration: int, before: Turn | None) -> Turn:
     if store.link(recipe.name, iteration, names):
         store.unlink_after(recipe.name, iteration)
     played = store.campaign_folder(recipe.name) / f"played-{iteration}.json"
-    played.write_text(json.dumps(_settings(recipe, iteration)))
+    played.write_text(json.dumps(settings_of(recipe, iteration)))
     return Turn(player, pairs, verdict)
 
 
@@ -72,13 +72,13 @@ def done_before(run: Session) -> list[Ref]:
     for iteration in range(len(run.recipe.iterations)):
         verdict = folder / f"iter-{iteration}" / "evaluation"
         played = folder / f"played-{iteration}.json"
-        if not verdict.exists() or not played.exists() or json.loads(played.read_text()) != _settings(run.recipe, iteration):
+        if not verdict.exists() or not played.exists() or json.loads(played.read_text()) != settings_of(run.recipe, iteration):
             break
         found.append(Ref("evaluation", verdict.resolve().name, verdict.resolve()))
     return found
 
 
-def _settings(recipe: Recipe, iteration: int) -> dict[str, Any]:
+def settings_of(recipe: Recipe, iteration: int) -> dict[str, Any]:
     """What the recipe says about one iteration and those before it: more of them may be added behind."""
     return recipe.model_dump(mode="json", exclude={"stop"}) | {"iterations": recipe.model_dump(mode="json")["iterations"][: iteration + 1]}
 

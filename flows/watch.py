@@ -29,6 +29,7 @@ _LOOK_EVERY_S = 5.0
 _SAY_EVERY_S = 30.0
 _LINES_A_LOOK = 10  # of one child; the rest stays in its log file
 _FLOW_LOG = "flow.log"
+_BAR = re.compile(r"\b(?!100%)\d{1,2}%\|")  # a progress bar on its way
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -146,14 +147,14 @@ class _Watch:
                 self._log.info("%s | %d more lines in %s", path.stem, len(lines) - _LINES_A_LOOK, path)
 
     def _new_lines(self, path: Path) -> list[str]:
-        """Whole lines since the last look; of a line that was redrawn with carriage returns, its last state."""
+        """Whole lines since the last look; of a bar that was redrawn, its last state."""
         with path.open("rb") as handle:
             handle.seek(self._read.get(path, 0))
             content = handle.read()
         content = content[: content.rfind(b"\n") + 1]
         self._read[path] = self._read.get(path, 0) + len(content)
         lines = [_ANSI.sub("", line.rstrip("\r").rsplit("\r", 1)[-1]).rstrip() for line in content.decode(errors="replace").split("\n")]
-        return [line for line in lines if line]
+        return [line for line in lines if line and not _BAR.search(line)]
 
 
 def artifact_key(*parts: str) -> str:

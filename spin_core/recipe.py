@@ -17,11 +17,22 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from spin_core.errors import BadInput
 from spin_core.recipe_keys import closest
 
+_BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+
+
+def _show_bounds(schema: dict[str, Any]) -> None:
+    """Adds the bounds of numbers to their descriptions: a form shows those, but not the schema's own bounds."""
+    for field in schema.get("properties", {}).values():
+        places = [field, *field.get("anyOf", [])]
+        bounds = [f"{sign} {place[key]:g}" for place in places for key, sign in _BOUNDS.items() if key in place]
+        if bounds:
+            field["description"] = f"{field.get('description', '')} [{', '.join(bounds)}]".strip()
+
 
 class Group(BaseModel):
     """Settings that reject unknown keys and cannot change after they were read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, json_schema_extra=_show_bounds)
 
 
 class ModelSettings(Group):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from prefect import task
-from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from spin_core.recipe import Recipe
@@ -18,32 +20,43 @@ _STAGES = ("prompts", "opponent", "pairs", "reference", "model", "evaluation")
 
 @task(task_run_name="iter-{iteration} · report", cache_policy=NO_CACHE, persist_result=False)
 def report(store: Store, recipe: Recipe, iteration: int) -> None:
-    """One key a campaign for table and pictures, so that the UI keeps their history; one key an iteration for its lineage."""
-    key = f"{recipe.name}-report"
-    create_table_artifact(table=rows_for(store, recipe), key=key, description=f"Up to iteration {iteration}. {LEGEND}")
-    for name, picture in pictures(iteration_folders(store, recipe)).items():
-        title = name.replace("_", " ")
-        create_image_artifact(
-            f"data:image/png;base64,{picture}", key=f"{key}-{name.replace('_', '-')}", description=f"{recipe.name}: {title}"
-        )
+    """A table under one key a campaign, so that the UI keeps its history, and a page under one key an iteration."""
+    rows = rows_for(store, recipe)
+    create_table_artifact(rows, key=f"{recipe.name}-results", description=f"Up to iteration {iteration}. {LEGEND}")
     folder = store.campaign_folder(recipe.name) / f"iter-{iteration}"
-    create_markdown_artifact(
-        lineage(folder, recipe.name, iteration),
-        key=f"{recipe.name}-iter-{iteration}-lineage",
-        description=f"What iteration {iteration} of {recipe.name} was made of",
-    )
+    page = [
+        f"# {recipe.name} · iteration {iteration}",
+        *_table(rows),
+        f"*{LEGEND}*",
+        # an image artifact would show its whole data URL; markdown shows the picture
+        *(f"![{name}](data:image/png;base64,{data})" for name, data in pictures(iteration_folders(store, recipe)).items()),
+        "## Made of",
+        *_lineage(folder, recipe.name, iteration),
+    ]
+    create_markdown_artifact("\n\n".join(page), key=f"{recipe.name}-iter-{iteration}", description="Results, pictures and lineage")
 
 
-def lineage(folder: Path, campaign: str, iteration: int) -> str:
-    """A table of one iteration's artifacts and their parents, with a link to the iteration before."""
-    lines = [f"# {campaign} · iteration {iteration}", "", "| stage | artifact | made from | seconds | created |", "|---|---|---|---|---|"]
+def _lineage(folder: Path, campaign: str, iteration: int) -> list[str]:
+    """The iteration's artifacts and their parents, with a link to the iteration that made the opponent."""
+    rows = []
     for name in _STAGES:
         path = (folder / name).resolve()
         manifest = Ref(path.parent.name, path.name, path).manifest
-        parents = ", ".join(f"`{parent['kind']}/{parent['digest'][:12]}`" for parent in manifest["parents"]) or "–"
-        cells = (name, f"`{manifest['kind']}/{manifest['digest'][:12]}`", parents, str(manifest["facts"]["seconds"]), manifest["created"])
-        lines.append("| " + " | ".join(cells) + " |")
-    if iteration:
-        before = f"{campaign}-iter-{iteration - 1}-lineage"
-        lines += ["", f"The opponent was made by iteration {iteration - 1}: [{before}](/artifacts/key/{before})"]
-    return "\n".join([*lines, "", f"Files: `{folder}`"])
+        kinds = Counter(parent["kind"] for parent in manifest["parents"])
+        parents = [f"`{p['kind']}/{p['digest'][:12]}`" for p in manifest["parents"] if p["kind"] != "shard"]
+        parents += [f"{kinds['shard']} shards"] if kinds["shard"] else []
+        artifact = f"`{manifest['kind']}/{manifest['digest'][:12]}`"
+        rows.append({"stage": name, "artifact": artifact, "made from": ", ".join(parents), "seconds": manifest["facts"]["seconds"]})
+    files = f"Files: `{folder}`"
+    if not iteration:
+        return [*_table(rows), files]
+    before = f"{campaign}-iter-{iteration - 1}"
+    return [*_table(rows), f"The opponent is the model of iteration {iteration - 1}: [{before}](/artifacts/key/{before})", files]
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    """A markdown table of dicts with the same keys; empty where there are none."""
+    if not rows:
+        return []
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+    return ["\n".join(f"| {' | '.join(cells)} |" for cells in lines)]

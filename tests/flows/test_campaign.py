@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from flows.campaign import no_more_to_win
-from flows.iteration import next_iteration
+from flows.iteration import next_iteration, no_more_to_win, settings_of
 from spin_core.recipe import Recipe, StopSettings
 from spin_core.store import Spec, Store
 
@@ -27,13 +26,49 @@ def _write(staging: Path, metrics: dict[str, Any]) -> None:
     (staging / "metrics.json").write_text(json.dumps(metrics))
 
 
+def recipe(**changes: Any) -> Recipe:
+    content = {"name": "c", "model": {"name": "m"}, "data": {"name": "demo"}, "iterations": [{}, {}]}
+    return Recipe.model_validate(content | changes)
+
+
+def play(store: Store, found: Recipe, iteration: int, before: float = 0.1, after: float = 0.5) -> None:
+    """Leaves behind what a played iteration leaves."""
+    metrics = {"before": {"check_accuracy": before}, "after": {"check_accuracy": after}}
+    ref = store.build(Spec("evaluation", 1, {"t": iteration, **metrics}), lambda staging: _write(staging, metrics))
+    store.link("c", iteration, {"evaluation": ref})
+    (store.campaign_folder("c") / f"played-{iteration}.json").write_text(json.dumps(settings_of(found, iteration)))
+
+
+def following(store: Store, found: Recipe) -> tuple[int | None, str]:
+    run: Any = SimpleNamespace(store=store, recipe=found)
+    return next_iteration(run)
+
+
 def test_the_next_iteration_is_the_first_gap(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    recipe = Recipe.model_validate({"name": "c", "model": {"name": "m"}, "data": {"name": "demo"}, "iterations": [{}, {}, {}]})
-    run: Any = SimpleNamespace(store=store, recipe=recipe)
-    ref = store.build(Spec("evaluation", 1, {}), lambda staging: _write(staging, {}))
-    found = [next_iteration(run)]
-    for iteration in (1, 0, 2):
-        store.link("c", iteration, {"evaluation": ref})
-        found.append(next_iteration(run))
-    assert found == [0, 0, 2, 2]
+    store, found = Store(tmp_path), recipe()
+    assert following(store, found) == (0, "")
+    play(store, found, 1)
+    assert following(store, found) == (0, "")
+    play(store, found, 0)
+    number, reason = following(store, found)
+    assert number is None
+    assert "has all its 2 iterations" in reason
+    assert following(store, recipe(iterations=[{}, {}, {}])) == (2, "")
+
+
+def test_a_changed_recipe_is_played_anew(tmp_path: Path) -> None:
+    """Else the night after an edit says that all is done, and the edit is never seen."""
+    store, found = Store(tmp_path), recipe()
+    play(store, found, 0)
+    play(store, found, 1)
+    assert following(store, recipe(iterations=[{}, {"beta": 5.0}])) == (1, "")
+    assert following(store, recipe(training={"beta": 0.2})) == (0, "")
+    assert following(store, recipe(stop={"min_accuracy_gain": 0.0}))[0] is None
+
+
+def test_a_stopped_campaign_stays_stopped(tmp_path: Path) -> None:
+    store, found = Store(tmp_path), recipe(stop={"min_accuracy_gain": 0.0})
+    play(store, found, 0, before=0.5, after=0.4)
+    number, reason = following(store, found)
+    assert number is None
+    assert "stop rule" in reason

@@ -47,7 +47,7 @@ def test_bad_data_through_the_flow(tmp_path: Path) -> None:
     assert "row 2: no answer" in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
-    assert "Flow run" in (tmp_path / "home" / "logs" / "prefect.log").read_text()
+    assert "Task run" in (tmp_path / "home" / "logs" / "latest" / "flow.log").read_text()
 
 
 def test_status_before_the_first_run(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The store's promises: whole or not at all, found by content, verified."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,33 @@ def test_links_follow_the_newest_artifact(tmp_path: Path) -> None:
     assert (folder / "iter-0" / "thing").resolve() == other.path
     assert sorted(p.name for p in folder.rglob("*")) == ["iter-0", "thing"]
     assert ref.path.is_dir()
+
+
+def test_a_campaign_is_one_runs_at_a_time(tmp_path: Path) -> None:
+    """Two runs at once would train twice and race for the links; a dead run must not hold the others up."""
+    store = Store(tmp_path)
+    code = """
+import sys, time, pathlib, spin_core.store
+with spin_core.store.Store(pathlib.Path(sys.argv[1])).campaign_lock("c", print):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    told = []
+
+    def waiting() -> None:
+        told.append("waits")
+        holder.kill()
+
+    with store.campaign_lock("c", waiting), store.campaign_lock("other", waiting):
+        assert told == ["waits"]
+    holder.wait()
+
+
+def test_each_run_has_a_log_folder(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first, second = store.open_run_logs("c"), store.open_run_logs("c")
+    assert first != second
+    assert store.log_path("engine").parent == second == (tmp_path / "logs" / "latest").resolve()

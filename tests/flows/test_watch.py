@@ -1,0 +1,72 @@
+"""What a run shows of its children: their own lines, without floods; keys that Prefect takes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import watch
+from spin_core.progress import Progress
+
+
+class Recorder:
+    """A run's logger and the artifacts' API."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.shown: list[tuple[str, float, str]] = []
+
+    def info(self, text: str, *values: Any) -> None:
+        self.lines.append(text % values if values else text)
+
+    debug = info
+
+    def show(self, name: str, percent: float, text: str) -> None:
+        self.shown.append((name, percent, text))
+
+
+Seen = tuple[watch._Watch, Recorder]
+
+
+@pytest.fixture
+def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Seen:
+    recorder = Recorder()
+    monkeypatch.setattr(watch, "get_run_logger", lambda: recorder)
+    monkeypatch.setattr(watch, "_LOOK_EVERY_S", 3600.0)  # the tests look by hand
+    found = watch._Watch(tmp_path, "c")
+    monkeypatch.setattr(found, "_show", recorder.show)
+    return found, recorder
+
+
+def test_a_flood_is_cut_and_a_bar_shows_its_end(seen: Seen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training log of a million redrawn bars would fill the server's database."""
+    found, recorder = seen
+    monkeypatch.setenv("HF_TOKEN", "hf_secret_value")
+    log = tmp_path / "engine.log"
+    log.write_text("loading:  3%|█  \rloading: 100%|████\n\x1b[32mready\x1b[0m with hf_secret_value\nhalf a li")
+    found._tell_lines()
+    assert recorder.lines == ["engine | loading: 100%|████", "engine | ready with ***"]
+    with log.open("a") as handle:
+        handle.write("ne\n" + "".join(f"line {n}\n" for n in range(100)))
+    recorder.lines.clear()
+    found._tell_lines()
+    assert recorder.lines[0] == "engine | line 90"
+    assert len(recorder.lines) == 11
+    assert "91 more lines in" in recorder.lines[-1]
+
+
+def test_progress_of_shards_adds_up_and_starts_anew(seen: Seen) -> None:
+    found, recorder = seen
+    for part, done in ((0, 8), (1, 4), (1, 6)):
+        found.note(Progress("iter-0 · sampling train", done, 32, "rows", "9 tokens/s", part))
+    found._tell_progress()
+    found._tell_progress()
+    assert recorder.shown == [("iter-0 · sampling train", 43.75, "iter-0 · sampling train: 14/32 rows 9 tokens/s")]
+    found.note(Progress("iter-0 · sampling train", 0, 32, "rows", "", 0))
+    found._tell_progress()
+    assert recorder.shown[-1][1] == 0.0
+
+
+def test_artifact_keys_are_as_prefect_asks() -> None:
+    assert watch.artifact_key("my-campaign", "iter-0 · sampling train") == "my-campaign-iter-0-sampling-train"
+    assert watch.artifact_key("c", "../../etc/passwd") == "c-etc-passwd"
