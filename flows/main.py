@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
-from prefect.logging.formatters import JsonFormatter
 from prefect.settings import get_current_settings
 from rich.console import Console
 
@@ -48,7 +50,8 @@ def main(flow: Callable[..., Any]) -> None:
         if state.name == "NothingToDo":
             console.print(f"nothing to do: {state.message}", soft_wrap=True)
     except SpinflowError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        text = " ".join(str(error).split())
+        print(json_line("ERROR", text) if arguments.log_format == "json" else f"error: {text}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, BadInput) else 1) from None
 
 
@@ -69,9 +72,25 @@ def _set_up_logs(verbose: bool, log_format: str, level: str) -> None:
     for logger in (logging.getLogger(), logging.getLogger("prefect._internal")):
         for handler in logger.handlers:
             if log_format == "json":
-                handler.setFormatter(JsonFormatter("default", "", "%"))
+                handler.setFormatter(JsonLines())
             elif not verbose:
                 handler.setLevel(_SILENT)
+
+
+class JsonLines(logging.Formatter):
+    """A JSON object a line. Prefect's own formatter leaves messages and their arguments apart."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Time, severity, logger and message, with the names of the flow and the task run where there are any."""
+        names = {key: value for key in ("flow_run_name", "task_run_name") if (value := getattr(record, key, None))}
+        trace = {"traceback": self.formatException(record.exc_info)} if record.exc_info else {}
+        return json_line(record.levelname, record.getMessage(), record.created, logger=record.name, **names, **trace)
+
+
+def json_line(severity: str, message: str, at: float | None = None, **more: str) -> str:
+    """One log line."""
+    when = datetime.fromtimestamp(time.time() if at is None else at, UTC).isoformat(timespec="milliseconds")
+    return json.dumps({"time": when, "severity": severity, "message": message, **more}, ensure_ascii=False)
 
 
 def _check_server() -> None:

@@ -17,6 +17,7 @@ from spin_core import process
 from spin_core.errors import BadInput, SpinflowError
 from spin_core.generation.pool import EnginePool
 from spin_core.generation.shards import plan
+from spin_core.progress import Progress, emit
 from spin_core.recipe import Recipe, load_recipe, with_overrides
 from spin_core.store import Ref, Store
 from tasks.generate import generate
@@ -72,8 +73,10 @@ def session(recipe: Recipe | str, overrides: list[str] | None, home: str | None)
     label_run(recipe.name)
     log = get_run_logger()
 
-    def waiting() -> None:
-        log.warning("Another run of campaign %s is at work; this one waits for it", recipe.name)
+    def waiting(done: bool) -> None:
+        emit(Progress("waiting for another run of this campaign", int(done), 1))
+        says = "has ended; this one goes on" if done else "is at work; this one waits for it"
+        log.warning("Another run of campaign %s %s", recipe.name, says)
 
     with watched(store, recipe.name), store.campaign_lock(recipe.name, waiting):
         pool = EnginePool(store, recipe)

@@ -122,8 +122,11 @@ class Store:
         return self.logs
 
     @contextmanager
-    def campaign_lock(self, campaign: str, waiting: Callable[[], None]) -> Iterator[None]:
-        """One run of a campaign at a time. Calls `waiting` once if another run holds it; a run that dies lets go of it."""
+    def campaign_lock(self, campaign: str, waiting: Callable[[bool], None]) -> Iterator[None]:
+        """One run of a campaign at a time; a run that dies lets go of it.
+
+        If another run holds it, calls `waiting(False)`, and `waiting(True)` when the wait is over.
+        """
         path = self.campaign_folder(campaign) / ".lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as handle:
@@ -134,9 +137,11 @@ class Store:
                     break
                 except BlockingIOError:
                     if not told:
-                        waiting()
+                        waiting(False)
                     told = True
                     time.sleep(_LOCK_POLL_S)  # polled, so that a signal ends the wait
+            if told:
+                waiting(True)
             yield
 
     def campaign_folder(self, campaign: str) -> Path:

@@ -47,10 +47,29 @@ def test_bad_data_through_the_flow(tmp_path: Path) -> None:
     assert "row 2: no answer" in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
-    assert "Task run" in (tmp_path / "home" / "logs" / "latest" / "flow.log").read_text()
+    assert "Flow run" in (tmp_path / "home" / "logs" / "latest" / "flow.log").read_text()
 
 
 def test_status_before_the_first_run(tmp_path: Path) -> None:
     done = spinflow(tmp_path, "status", "t.yaml")
     assert done.returncode == 0
     assert "no iteration is finished yet" in done.stdout
+
+
+def test_json_logs_are_json_throughout(tmp_path: Path) -> None:
+    """One line that is not JSON breaks whoever collects the logs."""
+    (tmp_path / "data.jsonl").write_text('{"prompt": "q"}\n')
+    done = spinflow(tmp_path, "run", "t.yaml", "--set", f"data.name={tmp_path / 'data.jsonl'}", "--log-format", "json")
+    assert done.returncode == 2, done.stderr
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert any(line["severity"] == "ERROR" and "row 1: no answer" in line["message"] for line in lines)
+    assert done.stdout == ""
+
+
+def test_a_server_that_is_gone_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a reboot the settings of `make up` are still there; Prefect's client would try for minutes, then show a traceback."""
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    done = spinflow(tmp_path, "run", "t.yaml")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the Prefect server at http://127.0.0.1:9/api does not answer; start it with `make up`")
+    assert done.stderr.count("\n") == 1

@@ -91,12 +91,12 @@ with spin_core.store.Store(pathlib.Path(sys.argv[1])).campaign_lock("c", print):
     assert holder.stdout.readline() == "held\n"
     told = []
 
-    def waiting() -> None:
-        told.append("waits")
+    def waiting(done: bool) -> None:
+        told.append(done)
         holder.kill()
 
     with store.campaign_lock("c", waiting), store.campaign_lock("other", waiting):
-        assert told == ["waits"]
+        assert told == [False, True]
     holder.wait()
 
 
