@@ -5,24 +5,26 @@ from __future__ import annotations
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.iteration import Turn, no_more_to_win, play
+from flows.iteration import Turn, play
+from flows.next import no_more_to_win
 from flows.session import session
 from spin_core.recipe import Recipe
 from tasks.report import report
 
 
 @flow(name="spin-campaign", task_runner=ThreadPoolTaskRunner(max_workers=8), persist_result=False, log_prints=False)
-def spin_campaign(recipe: Recipe | str, overrides: list[str] | None = None, home: str | None = None) -> str:
+def spin_campaign(recipe: Recipe, overrides: list[str] | None = None, recipe_file: str | None = None, home: str | None = None) -> str:
     """Plays every iteration, until the recipe's last one or until its stop rule says that no more is to be won.
 
     Args:
-        recipe: A recipe, or the path of a recipe file on the worker's machine.
+        recipe: The recipe.
         overrides: Recipe keys to change, e.g. "training.beta=0.2".
+        recipe_file: Path of a recipe file on the worker's machine, which is taken instead of the recipe.
         home: Where artifacts live; by default SPINFLOW_HOME, or ~/.spinflow.
 
     Returns the newest model's folder.
     """
-    with session(recipe, overrides, home) as run:
+    with session(recipe_file or recipe, overrides, home) as run:
         turn: Turn | None = None
         for iteration in range(len(run.recipe.iterations)):
             turn = play(run, iteration, turn)

@@ -50,28 +50,29 @@ def label_run(campaign: str, iteration: int | None = None) -> None:
 def watched(store: Store, campaign: str) -> Iterator[None]:
     """Gives the run a log folder, and follows progress events and the children's logs until the block ends."""
     folder = store.open_run_logs(campaign)
-    with _flow_log(folder / _FLOW_LOG):
-        watch = _Watch(folder, campaign)
-        end = listen(watch.note)
-        try:
-            yield
-        finally:
-            end()
-            watch.stop()
-
-
-@contextmanager
-def _flow_log(path: Path) -> Iterator[None]:
-    """Keeps the run's own log lines in its folder, in the console's format."""
-    root = logging.getLogger()
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(next((h.formatter for h in root.handlers if h.formatter), None))
-    root.addHandler(handler)
+    _open_flow_log(folder / _FLOW_LOG)
+    watch = _Watch(folder, campaign)
+    end = listen(watch.note)
     try:
         yield
     finally:
-        root.removeHandler(handler)
-        handler.close()
+        end()
+        watch.stop()
+
+
+class _FlowLog(logging.FileHandler):
+    """The run's own log lines, in the console's format."""
+
+
+def _open_flow_log(path: Path) -> None:
+    """Stays open after the session: a failed run's traceback is logged when its flow function has returned."""
+    root = logging.getLogger()
+    for old in [handler for handler in root.handlers if isinstance(handler, _FlowLog)]:
+        root.removeHandler(old)
+        old.close()
+    new = _FlowLog(path, encoding="utf-8")
+    new.setFormatter(next((handler.formatter for handler in root.handlers if handler.formatter), None))
+    root.addHandler(new)
 
 
 class _Watch:
@@ -94,9 +95,10 @@ class _Watch:
     def note(self, event: Progress) -> None:
         """Called by the stages' threads, and by an event loop: only remembers."""
         with self._lock:
-            if event.done == 0 and event.part == 0 and event.name in self._parts:
-                self._parts[event.name].clear()  # the same stage of the next iteration
-            self._parts[event.name][event.part] = event.done
+            parts = self._parts[event.name]
+            if sum(parts.values()) >= event.total and event.done < parts.get(event.part, 0):
+                parts.clear()  # the stage was done and starts anew, under another model
+            parts[event.part] = event.done
             self._latest[event.name] = event
 
     def stop(self) -> None:

@@ -2,12 +2,11 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from flows.iteration import next_iteration, no_more_to_win, settings_of
+from flows.next import next_iteration, no_more_to_win, note_played
 from spin_core.recipe import Recipe, StopSettings
 from spin_core.store import Spec, Store
 
@@ -36,24 +35,19 @@ def play(store: Store, found: Recipe, iteration: int, before: float = 0.1, after
     metrics = {"before": {"check_accuracy": before}, "after": {"check_accuracy": after}}
     ref = store.build(Spec("evaluation", 1, {"t": iteration, **metrics}), lambda staging: _write(staging, metrics))
     store.link("c", iteration, {"evaluation": ref})
-    (store.campaign_folder("c") / f"played-{iteration}.json").write_text(json.dumps(settings_of(found, iteration)))
-
-
-def following(store: Store, found: Recipe) -> tuple[int | None, str]:
-    run: Any = SimpleNamespace(store=store, recipe=found)
-    return next_iteration(run)
+    note_played(store, found, iteration)
 
 
 def test_the_next_iteration_is_the_first_gap(tmp_path: Path) -> None:
     store, found = Store(tmp_path), recipe()
-    assert following(store, found) == (0, "")
+    assert next_iteration(store, found) == (0, "")
     play(store, found, 1)
-    assert following(store, found) == (0, "")
+    assert next_iteration(store, found) == (0, "")
     play(store, found, 0)
-    number, reason = following(store, found)
+    number, reason = next_iteration(store, found)
     assert number is None
     assert "has all its 2 iterations" in reason
-    assert following(store, recipe(iterations=[{}, {}, {}])) == (2, "")
+    assert next_iteration(store, recipe(iterations=[{}, {}, {}])) == (2, "")
 
 
 def test_a_changed_recipe_is_played_anew(tmp_path: Path) -> None:
@@ -61,14 +55,14 @@ def test_a_changed_recipe_is_played_anew(tmp_path: Path) -> None:
     store, found = Store(tmp_path), recipe()
     play(store, found, 0)
     play(store, found, 1)
-    assert following(store, recipe(iterations=[{}, {"beta": 5.0}])) == (1, "")
-    assert following(store, recipe(training={"beta": 0.2})) == (0, "")
-    assert following(store, recipe(stop={"min_accuracy_gain": 0.0}))[0] is None
+    assert next_iteration(store, recipe(iterations=[{}, {"beta": 5.0}])) == (1, "")
+    assert next_iteration(store, recipe(training={"beta": 0.2})) == (0, "")
+    assert next_iteration(store, recipe(stop={"min_accuracy_gain": 0.0}))[0] is None
 
 
 def test_a_stopped_campaign_stays_stopped(tmp_path: Path) -> None:
     store, found = Store(tmp_path), recipe(stop={"min_accuracy_gain": 0.0})
     play(store, found, 0, before=0.5, after=0.4)
-    number, reason = following(store, found)
+    number, reason = next_iteration(store, found)
     assert number is None
     assert "stop rule" in reason

@@ -62,9 +62,10 @@ def test_progress_of_shards_adds_up_and_starts_anew(seen: Seen) -> None:
     found._tell_progress()
     found._tell_progress()
     assert recorder.shown == [("iter-0 · sampling train", 43.75, "iter-0 · sampling train: 14/32 rows 9 tokens/s")]
-    found.note(Progress("iter-0 · sampling train", 0, 32, "rows", "", 0))
-    found._tell_progress()
-    assert recorder.shown[-1][1] == 0.0
+    for part, done in ((1, 24), (0, 2)):
+        found.note(Progress("iter-0 · sampling train", done, 32, "rows", "", part))
+        found._tell_progress()
+    assert [percent for _, percent, _ in recorder.shown[1:]] == [100.0, 6.25]
 
 
 def test_artifact_keys_are_as_prefect_asks() -> None:
