@@ -21,7 +21,11 @@ from pydantic import SecretStr
 FLOWS = ["spin-iteration", "spin-campaign"]
 MAX_RUNS = 4  # the first and three more
 HEARTBEAT = "prefect.flow-run.heartbeat"
-_ENDS = ("Completed", "NothingToDo", "Failed", "TimedOut", "Crashed", "Cancelling", "Cancelled", "Paused", "Suspended", "AwaitingRetry")
+_CANCELLING = "prefect.flow-run.Cancelling"
+_ENDS = {_CANCELLING} | {
+    f"prefect.flow-run.{state}"
+    for state in ("Completed", "NothingToDo", "Failed", "TimedOut", "Crashed", "Cancelled", "Paused", "Suspended", "AwaitingRetry")
+}
 _OURS = ResourceSpecification({"prefect.resource.role": "flow", "prefect.resource.name": FLOWS})
 _DEPLOYED = ResourceSpecification({"prefect.resource.role": "deployment"})
 _BODY = """{{ flow.name }} · {{ flow_run.name }} is {{ flow_run.state.name }} after run {{ flow_run.run_count }}.
@@ -34,17 +38,18 @@ def zombies(silence_s: float) -> Automation:
     return Automation(
         name="spinflow: a run without heartbeat has crashed",
         description="Worker and flow died together, so nobody else can say it.",
-        trigger=EventTrigger(
-            after={HEARTBEAT},
-            expect={HEARTBEAT, *(f"prefect.flow-run.{end}" for end in _ENDS)},
-            match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
-            match_related=_OURS,
-            for_each={"prefect.resource.id"},
-            posture=Posture.Proactive,
-            threshold=1,
-            within=timedelta(seconds=silence_s),
-        ),
+        trigger=_silence(HEARTBEAT, {HEARTBEAT, *_ENDS}, silence_s),
         actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"no heartbeat for {silence_s:g} s: worker and flow are gone")],
+    )
+
+
+def abandoned_cancellations(silence_s: float) -> Automation:
+    """A cancellation that no worker carried out ends by itself: where worker and flow are dead, nobody else would."""
+    return Automation(
+        name="spinflow: a cancellation that nobody carries out is done",
+        description="The worker that should end the run is gone.",
+        trigger=_silence(_CANCELLING, _ENDS - {_CANCELLING}, silence_s),
+        actions=[ChangeFlowRunState(state=StateType.CANCELLED, message="cancelled; its worker was gone", force=True)],
     )
 
 
@@ -71,6 +76,20 @@ def alarms(block: NotificationBlock, kind: str) -> list[Automation]:
         Automation(name=f"spinflow: tell {kind} of failed runs", trigger=failed, actions=[action]),
         Automation(name=f"spinflow: tell {kind} of runs that keep crashing", trigger=given_up, actions=[action]),
     ]
+
+
+def _silence(after: str, expected: set[str], within_s: float) -> EventTrigger:
+    """Fires for a run when none of the expected events follows in time."""
+    return EventTrigger(
+        after={after},
+        expect=expected,
+        match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
+        match_related=_OURS,
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=timedelta(seconds=within_s),
+    )
 
 
 def _reactive(events: set[str], run_counts: list[str] | None = None, *, deployed: bool = False) -> EventTrigger:
@@ -103,7 +122,7 @@ def notification_blocks() -> Iterator[tuple[str, NotificationBlock]]:
 
 def apply(silence_s: float) -> list[str]:
     """Creates the automations, or brings those of the same name up to date. Returns their names."""
-    wanted = [zombies(silence_s), restarts()]
+    wanted = [zombies(silence_s), abandoned_cancellations(silence_s), restarts()]
     for kind, block in notification_blocks():
         block.save(f"spinflow-{kind}", overwrite=True)
         wanted += alarms(block, kind)

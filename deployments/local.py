@@ -53,6 +53,7 @@ def up(folder: Path, home: Path, port: int, recipe: Path | None) -> None:
         "PREFECT_API_URL": api,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
+        "PREFECT_WORKER_QUERY_SECONDS": "3",  # a person who starts a run is waiting for it
         "SPINFLOW_HOME": str(home),
     }
     prefect = [sys.executable, "-m", "prefect"]

@@ -1,7 +1,6 @@
 """A real farm: Prefect's server on a PostgreSQL of its own, bootstrapped, with a process worker; shared by the tests of this room."""
 
 import glob
-import json
 import os
 import pwd
 import shutil
@@ -57,16 +56,19 @@ class Farm:
         self.port = free_port()
         self.api = f"http://127.0.0.1:{self.port}/api"
         name, value = self.mark.split("=")
-        self.secret = f"hf_{uuid4().hex}"
+        token, password = f"hf_{uuid4().hex}", uuid4().hex
+        self.secrets = [token, password]
         self.environment = {
             **os.environ,
             name: value,
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
             "SPINFLOW_HOME": str(self.home),
             "SPINFLOW_RECIPE": str(folder / "night.yaml"),
-            "HF_TOKEN": self.secret,
+            "HF_TOKEN": token,
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_API_URL": self.api,
+            "PREFECT_SERVER_API_AUTH_STRING": f"tester:{password}",
+            "PREFECT_API_AUTH_STRING": f"tester:{password}",
             "PREFECT_API_DATABASE_CONNECTION_URL": database,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
@@ -75,7 +77,7 @@ class Farm:
         }
         self.server: subprocess.Popen[bytes] | None = None
         self.worker: subprocess.Popen[bytes] | None = None
-        self.http = httpx.Client(base_url=self.api, timeout=30.0)
+        self.http = httpx.Client(base_url=self.api, timeout=30.0, auth=("tester", password))
 
     def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("a") as log:
@@ -108,10 +110,10 @@ class Farm:
     def deployment(self, name: str) -> dict[str, Any]:
         return dict(self.http.get(f"/deployments/name/{name}").raise_for_status().json())
 
-    def submit(self, overrides: list[str]) -> str:
-        """Starts spin-iteration/default; returns the flow run's id."""
+    def submit(self, overrides: list[str], state: str = "SCHEDULED") -> str:
+        """Makes a run of spin-iteration/default, which a worker starts unless it is in another state; returns its id."""
         path = f"/deployments/{self.deployment('spin-iteration/default')['id']}/create_flow_run"
-        body = {"parameters": {"overrides": overrides}, "state": {"type": "SCHEDULED"}}
+        body = {"parameters": {"overrides": overrides}, "state": {"type": state}}
         return str(self.http.post(path, json=body).raise_for_status().json()["id"])
 
     def run(self, run_id: str) -> dict[str, Any]:
@@ -122,7 +124,7 @@ class Farm:
 
         def there() -> dict[str, Any] | None:
             run = self.run(run_id)
-            final = run["state_type"] in {"COMPLETED", "FAILED"} or (run["state_type"] == "CANCELLED" != state.upper())
+            final = run["state_type"] in {"COMPLETED", "FAILED", "CANCELLED"}
             assert run["state_name"] == state or not final, f"{run['state_name']}: {run['state']['message']}\n{self.log(run_id)}"
             return run if run["state_name"] == state else None
 
@@ -134,8 +136,9 @@ class Farm:
     def states(self, run_id: str) -> list[str]:
         return [state["name"] for state in self.http.get("/flow_run_states/", params={"flow_run_id": run_id}).raise_for_status().json()]
 
-    def cancel(self, run_id: str) -> None:
-        self.http.post(f"/flow_runs/{run_id}/set_state", json={"state": {"type": "CANCELLING"}}).raise_for_status()
+    def set_state(self, run_id: str, state: str) -> None:
+        answer = self.http.post(f"/flow_runs/{run_id}/set_state", json={"state": {"type": state}}).raise_for_status().json()
+        assert answer["status"] == "ACCEPT", answer
 
     def log(self, run_id: str) -> str:
         body = {"logs": {"flow_run_id": {"any_": [run_id]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
@@ -162,10 +165,22 @@ class Farm:
     def checkpoints(self) -> list[Path]:
         return [path.parent for path in (self.home / "work").glob("*/checkpoint-*/trainer_state.json")]
 
-    def steps(self) -> list[int]:
-        """The step numbers in the newest model's metrics."""
+    def freeze_trainer(self) -> None:
+        """Holds the training at its first checkpoint, so that what a test does next is in time on any machine."""
+        until(self.checkpoints, 120, "no checkpoint")
+        for pid in self.processes("training.finetune_job"):
+            os.kill(pid, signal.SIGSTOP)
+
+    def saved_metrics(self) -> list[str]:
+        """The metric lines that the last checkpoint has behind it; their timings tell them from those of steps done again."""
+        checkpoint = max(self.checkpoints(), key=lambda path: int(path.name.removeprefix("checkpoint-")))
+        lines = (checkpoint.parent / "metrics.jsonl").read_text().splitlines()
+        return lines[: int(checkpoint.name.removeprefix("checkpoint-"))]
+
+    def newest_metrics(self) -> list[str]:
+        """The metric lines of the newest model."""
         newest = max(self.home.glob("artifacts/model/*/metrics.jsonl"), key=lambda path: path.stat().st_mtime)
-        return [json.loads(line)["step"] for line in newest.read_text().splitlines()]
+        return newest.read_text().splitlines()
 
     def end(self) -> None:
         for process in (self.worker, self.server):
