@@ -43,7 +43,7 @@ def check(store: Store, recipe: Recipe, console: Console) -> None:
     for name, value in (
         ("model", f"{recipe.model.name} · {found['parameters'] / 1e6:,.0f}M parameters · {found['architecture']}"),
         ("EOS", f"{found['eos']} · in the template: yes"),
-        ("rows", f"{facts['train']:,} train, {facts['test']:,} held out, {facts['rejected']:,} left out"),
+        ("rows", facts["message"] + (f"\n{prompts.path / 'rejected.parquet'}" if facts["rejected"] else "")),
         ("prompt", f"{len(found['prompt_ids'])} tokens, an exact prefix of prompt + answer: yes"),
         ("disk", f"about {disk / 2**30:.1f} GiB, {free / 2**30:.0f} GiB free"),
         ("training memory", f"about {weights * _TRAINING_COPIES[recipe.training.optimizer] / 2**30:.1f} GiB and activations"),
