@@ -23,8 +23,9 @@ from spin_core.sources.order import Sorter, Split, draw, without_duplicates
 from spin_core.sources.readers import Reader
 from spin_core.sources.shapes import BadRow, choose_turns, root, to_messages
 
-_DUPLICATE = "duplicate of row"
+_DUPLICATE = "duplicate"
 _EVENT_EVERY_S = 0.5
+_KINDS_SHOWN = 6  # kinds of reasons in the message; rejected.parquet has every row's own
 
 
 class _Rejected:
@@ -42,7 +43,7 @@ class _Rejected:
             raise BadInput(f"{self._settings.name} row {number}: {reason}", remedy="mend it, or set data.on_bad_row=skip")
         self._numbers.append(number)
         self._reasons.append(self._known.setdefault(reason, reason))
-        self.kinds[re.sub(r"[ :]*\d.*|:.*", "", reason)] += 1
+        self.kinds[re.sub(r"\d+", "N", re.sub(r" *[:(].*", "", reason))] += 1
 
     def write(self, path: Path) -> int:
         table = pa.table({"row_number": self._numbers, "reason": self._reasons}, schema=REJECTED).sort_by("row_number")
@@ -67,7 +68,7 @@ def _work(job: dict[str, Any]) -> None:
         "test": split.test,
         "rejected": left_out,
         "duplicates": rejected.kinds[_DUPLICATE],
-        "reasons": dict(rejected.kinds.most_common()),
+        "reasons": dict(rejected.kinds.most_common(_KINDS_SHOWN)),
         "truncated": bool(reader.truncated),
     }
     (out / "facts.json").write_text(json.dumps(facts | {"message": _message(facts, reader)}))
@@ -123,7 +124,7 @@ def _write_sides(sorter: Sorter, split: Split, rejected: _Rejected, settings: Da
         for table in sorter:
             table, repeated = without_duplicates(table)
             for number, first in repeated:
-                rejected.add(number, f"{_DUPLICATE} {first}")
+                rejected.add(number, f"{_DUPLICATE} (of row {first})")
             usable += table.num_rows
             for sink, side in zip((test, train), split.cut(table), strict=True):
                 if side.num_rows:

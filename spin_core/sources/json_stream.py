@@ -10,6 +10,7 @@ from typing import IO, Any
 from spin_core.sources.shapes import BadRow
 
 _SPACE = re.compile(r"[ \t\n\r]*")
+_AFTER_A_VALUE = (*" \t\n\r,]",)
 _LONGEST_TOKEN = 12  # characters of "\ud83d\ude00": an error nearer than this to the end may be that of a cut token
 
 
@@ -96,7 +97,8 @@ class _Window:
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._text, self._position)
-                if end < len(self._text) or self._ended:  # else a number may go on in the next chunk
+                # "0." in a window is 0 to the decoder and may be 0.5 with the next chunk
+                if self._text[end : end + 1] in _AFTER_A_VALUE or len(self._text) - end >= _LONGEST_TOKEN or self._ended:
                     self._position = end
                     return value
             except json.JSONDecodeError as error:

@@ -83,7 +83,7 @@ def _split_name(parts: tuple[str, ...]) -> str:
 
 
 def pick_split(names: list[str], split: str | None, where: str) -> list[str]:
-    """The names that `split` means: itself, or those that begin with it (`train` takes `train_sft`).
+    """The names that `split` means: itself, or those that begin with it (`train` takes `train_prefs`).
 
     None means train, or the only one, or, where no name looks like a split, all.
     """
@@ -91,11 +91,12 @@ def pick_split(names: list[str], split: str | None, where: str) -> list[str]:
     if wanted in names:
         return [wanted]
     alike = [name for name in names if re.match(rf"{re.escape(wanted)}[-_. ]", name)]
-    if alike:
+    if len(alike) == 1:
         return alike
-    if split is None and (len(names) == 1 or not any(re.match("test|val|eval|dev", name) for name in names)):
+    if split is None and not alike and (len(names) == 1 or not any(re.match("test|val|eval|dev", name) for name in names)):
         return names
-    raise BadInput(f"{where} has no split {wanted}", remedy=f"set data.split to one of {', '.join(sorted(names))}")
+    found = f"several splits {wanted}" if alike else f"no split {wanted}"
+    raise BadInput(f"{where} has {found}", remedy=f"set data.split to one of {', '.join(sorted(names))}")
 
 
 def _hub_commit(name: str, revision: str | None) -> str:

@@ -29,8 +29,8 @@ _DEMO_ROWS = 400
 class Reader:
     """Iterates over a source's raw rows (dicts, or BadRow). Knows how far it is, and afterwards which file was cut off."""
 
-    def __init__(self, source: Source, settings: DataSettings) -> None:
-        self._source, self._settings = source, settings
+    def __init__(self, source: Source, settings: DataSettings, columns: frozenset[str] = KNOWN_COLUMNS) -> None:
+        self._source, self._settings, self._columns = source, settings, columns
         self.count = 0
         self.truncated: list[str] = []
         self.total = sum(file.stat().st_size for file in source.files)  # bytes; 0 where that is not known
@@ -70,9 +70,9 @@ class Reader:
         with ExitStack() as stack:
             self._raw = stack.enter_context(file.open("rb"))
             if ending == ".parquet":
-                yield from _parquet_rows(self._raw)
+                yield from _parquet_rows(self._raw, self._columns)
             elif ending == ".arrow":
-                yield from _arrow_rows(self._raw)
+                yield from _arrow_rows(self._raw, self._columns)
             else:
                 plain = stack.enter_context(gzip.open(self._raw)) if ending.endswith(".gz") else self._raw
                 yield from _whole_gzip(_text_rows(plain, ending))
@@ -121,17 +121,17 @@ def _csv_rows(text: IO[str]) -> Iterator[Any]:
         raise Broken(f"not CSV at line {rows.line_num}: {error}") from None
 
 
-def _parquet_rows(handle: IO[bytes]) -> Iterator[Any]:
+def _parquet_rows(handle: IO[bytes], wanted: frozenset[str]) -> Iterator[Any]:
     try:
         file = pq.ParquetFile(handle, buffer_size=1 << 20, pre_buffer=False)
-        columns = [name for name in file.schema_arrow.names if name in KNOWN_COLUMNS] or None
+        columns = [name for name in file.schema_arrow.names if name in wanted] or None
         for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
             yield from _objects(batch)
     except (pa.ArrowException, OSError) as error:
         raise Broken(f"not a whole parquet file ({' '.join(str(error).split())[:120]})") from None
 
 
-def _arrow_rows(handle: IO[bytes]) -> Iterator[Any]:
+def _arrow_rows(handle: IO[bytes], wanted: frozenset[str]) -> Iterator[Any]:
     """The IPC file format, and the stream format that `datasets` writes."""
     try:
         try:
@@ -141,7 +141,7 @@ def _arrow_rows(handle: IO[bytes]) -> Iterator[Any]:
             handle.seek(0)
             batches = pa.ipc.open_stream(handle)
         for batch in batches:
-            known = [name for name in batch.schema.names if name in KNOWN_COLUMNS]
+            known = [name for name in batch.schema.names if name in wanted]
             chosen = batch.select(known) if known else batch
             for start in range(0, chosen.num_rows, _BATCH):
                 yield from _objects(chosen.slice(start, _BATCH))

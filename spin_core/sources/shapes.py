@@ -13,7 +13,9 @@ _ROLES = {"user": "user", "human": "user", "system": "system", "developer": "sys
 )
 _ANSWERS = ("response", "completion", "output", "answer")
 _QUESTIONS = ("prompt", "query", "question")
-KNOWN_COLUMNS = frozenset(("messages", "conversations", "instruction", "input", "real", "generated", "check", *_ANSWERS, *_QUESTIONS))
+KNOWN_COLUMNS = frozenset(
+    ("messages", "conversations", "instruction", "input", "real", "generated", "chosen", "rejected", "check", *_ANSWERS, *_QUESTIONS)
+)
 _SHAPES = "messages; conversations (ShareGPT); instruction + output (Alpaca); prompt + response; real + generated (SPIN pairs)"
 
 

@@ -41,6 +41,7 @@ def test_a_folder_has_splits(tmp_path: Path, files: list[str], split: str | None
     [
         (["test", "dev"], None, "has no split train; set data.split to one of dev, test"),
         (["train", "test"], "validation", "no split validation"),
+        (["train_sft", "train_gen"], None, "several splits train"),
     ],
 )
 def test_an_unknown_split_is_named(names: list[str], split: str | None, says: str) -> None:

@@ -13,12 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spin_core import process
 from spin_core.errors import BadInput
 from spin_core.recipe import DataSettings
 from spin_core.rows import read_rows, row_id
-from spin_core.sources import order, reformat
+from spin_core.sources import job, order, reformat
 from spin_core.sources.order import Sorter, Split, draw, without_duplicates
 from spin_core.store import Ref, Store
+
+
+@pytest.fixture(autouse=True)
+def _in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child's own code, without the half second that a child takes to start; test_a_child_does_it has the child."""
+    monkeypatch.setattr(process, "run_job", lambda _module, work, *_, **__: job._work(work))
 
 
 def pair(number: int) -> dict[str, Any]:
@@ -107,7 +114,7 @@ def test_a_run_may_start_from_published_pairs(tmp_path: Path) -> None:
         ({"text": "q"}, "shape is not known: keys text"),
         ({"prompt": "q", "response": "\ud800"}, "not valid UTF-8"),
         ([1], "not an object"),
-        (pair(1), "duplicate of row 1"),
+        (pair(1), "duplicate"),
     ],
 )
 def test_bad_rows_are_named_or_listed(tmp_path: Path, row: Any, reason: str) -> None:
@@ -168,6 +175,14 @@ def test_broken_files_are_one_line(tmp_path: Path, text: str, suffix: str, says:
     with pytest.raises(BadInput, match=says) as caught:
         run(tmp_path, text, suffix)
     assert "\n" not in str(caught.value)
+
+
+def test_a_child_does_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flow's memory must not hold a data set; the child's errors arrive as they were raised."""
+    monkeypatch.undo()
+    assert run(tmp_path, lines(*map(pair, range(3)))).facts["train"] == 2
+    with pytest.raises(BadInput, match=r"row 2: not an object; mend it, or set data\.on_bad_row=skip"):
+        run(tmp_path, lines(pair(1), [1]))
 
 
 def test_nothing_is_written_for_bad_input(tmp_path: Path) -> None:
@@ -241,4 +256,4 @@ def test_demo_has_an_end(tmp_path: Path) -> None:
 def test_facts_count_duplicates(tmp_path: Path) -> None:
     facts = run(tmp_path, lines(pair(0), pair(0), pair(1)), on_bad_row="skip").facts
     assert (facts["rows"], facts["duplicates"], facts["train"] + facts["test"]) == (3, 1, 2)
-    assert facts["message"] == "3 rows read: 1 to train on, 1 held out, 1 left out (1 duplicate of row)"
+    assert facts["message"] == "3 rows read: 1 to train on, 1 held out, 1 left out (1 duplicate)"
