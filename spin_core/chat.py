@@ -36,13 +36,21 @@ class Renderer:
             raise BadInput(f"the tokenizer in {model_dir} has no EOS token", remedy="set eos_token in tokenizer_config.json")
         self.eos_id: int = self.tokenizer.eos_token_id
 
-    def _ids(self, messages: Sequence[Message], *, prompt: bool) -> list[int]:
-        ids: list[int] = self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=prompt, tokenize=True, return_dict=False)
+    def _ids(self, talks: Sequence[Sequence[Message]], *, prompt: bool) -> list[list[int]]:
+        if not talks:
+            return []
+        ids: list[list[int]] = self.tokenizer.apply_chat_template(
+            [list(talk) for talk in talks], add_generation_prompt=prompt, tokenize=True, return_dict=False
+        )
         return ids
 
     def prompt_ids(self, context: Sequence[Message]) -> list[int]:
         """The ids [P] that the answer continues, generation prompt included."""
-        return self._ids(context, prompt=True)
+        return self.prompt_batch([context])[0]
+
+    def prompt_batch(self, contexts: Sequence[Sequence[Message]]) -> list[list[int]]:
+        """`prompt_ids` of many contexts: a fast tokenizer does them in parallel."""
+        return self._ids(contexts, prompt=True)
 
     def real_ids(self, messages: Sequence[Message], limit: int) -> list[int]:
         """The ids [C] of the last assistant turn as training scores them.
@@ -51,8 +59,13 @@ class Renderer:
         sampled one. Template text after the EOS (a newline, mostly) is never scored: no engine would emit it.
         Raises BadInput where the prompt is not an exact prefix.
         """
-        prompt = self.prompt_ids(messages[:-1])
-        full = self._ids(messages, prompt=False)
+        return self.real_batch([messages], self.prompt_batch([messages[:-1]]), limit)[0]
+
+    def real_batch(self, talks: Sequence[Sequence[Message]], prompts: Sequence[list[int]], limit: int) -> list[list[int]]:
+        """`real_ids` of many conversations, with the `prompt_ids` of their contexts."""
+        return [self._answer(full, prompt, limit) for full, prompt in zip(self._ids(talks, prompt=False), prompts, strict=True)]
+
+    def _answer(self, full: list[int], prompt: list[int], limit: int) -> list[int]:
         if full[: len(prompt)] != prompt:
             raise BadInput(
                 "the chat template's prompt is not an exact token prefix of prompt + answer",

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from spin_core.errors import BadInput, SpinflowError
+from spin_core.official import commands as official
 from spin_core.recipe import Recipe, load_recipe
 from spin_core.store import Store
 
@@ -121,6 +122,9 @@ def _run_flow(module: str, recipe: Path, overrides: list[str] | None, home: Path
         os.environ.setdefault(name, value)
     sys.argv = [module, str(recipe), "--home", str(home), *logs, *(part for item in overrides or [] for part in ("--set", item))]
     runpy.run_module(module, run_name="__main__")
+
+
+official.attach(app)
 
 
 def main() -> None:

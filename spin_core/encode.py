@@ -6,6 +6,8 @@ every θ_t of a campaign shares it. Run as a child, because transformers imports
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +15,24 @@ import pyarrow as pa
 
 from spin_core import process
 from spin_core.errors import BadInput
+from spin_core.progress import Progress, print_event, tell
 from spin_core.recipe import Recipe
-from spin_core.rows import IDS, REJECTED, read_rows, write_rows
+from spin_core.rows import IDS, REJECTED, TableWriter, count_rows, iter_tables
 from spin_core.store import Ref, Spec, Store
 
 STAGE_VERSION = 1
 ENCODED = pa.schema([("row_id", pa.string()), ("prompt_ids", IDS), ("real_ids", IDS)])
+_ROWS = 256  # rows that are rendered at once
+_EVENT_EVERY_S = 0.5
 
 
 def encode(store: Store, recipe: Recipe, model: Ref, prompts: Ref) -> Ref:
-    """`train.parquet` and `test.parquet` with row_id, prompt_ids [P], real_ids [C]; over-long prompts are left out and listed."""
-    files = model.manifest["files"]
-    tokenizer = {name: entry["sha256"] for name, entry in files.items() if "token" in name or "template" in name or name.endswith(".model")}
+    """`train.parquet` and `test.parquet` with row_id, prompt_ids [P], real_ids [C], in the order of the prompts.
+
+    Over-long prompts are left out and listed in left_out.parquet.
+    """
     params = {
-        "tokenizer": tokenizer,
+        "tokenizer": tokenizer_files(model),
         "max_prompt_tokens": recipe.data.max_prompt_tokens,
         "max_new_tokens": recipe.generation.max_new_tokens,
         "on_bad_row": recipe.data.on_bad_row,
@@ -36,37 +42,81 @@ def encode(store: Store, recipe: Recipe, model: Ref, prompts: Ref) -> Ref:
     def write(staging: Path) -> dict[str, Any]:
         job = {"model": str(model.path), "prompts": str(prompts.path), "out": str(staging), **params}
         process.run_job("spin_core.encode", job, store.log_path(f"encode-{spec.digest}"), name="tokenising the prompts")
-        return {"left_out": len(read_rows(staging / "left_out.parquet"))}
+        return {split: count_rows(staging / f"{split}.parquet") for split in ("train", "test", "left_out")}
 
-    return store.build(spec, write)
+    known = store.lookup(spec)
+    ref = store.build(spec, write)
+    if not known and ref.facts["left_out"]:
+        limit = recipe.data.max_prompt_tokens
+        tell("data", f"{ref.facts['left_out']:,} prompts over {limit} tokens were left out · {ref.path / 'left_out.parquet'}")
+    return ref
+
+
+def tokenizer_files(model: Ref) -> dict[str, str]:
+    """The sha256 of the files that decide how a model's text becomes ids."""
+    files = model.manifest["files"]
+    return {name: entry["sha256"] for name, entry in files.items() if "token" in name or "template" in name or name.endswith(".model")}
 
 
 def _work(job: dict[str, Any]) -> None:
-    from spin_core.chat import Renderer
-
-    renderer = Renderer(Path(job["model"]))
-    left_out = []
-    for split in ("train", "test"):
-        rows = []
-        for number, row in enumerate(read_rows(Path(job["prompts"]) / f"{split}.parquet")):
-            prompt_ids = renderer.prompt_ids(row["real"][:-1])
-            if len(prompt_ids) > job["max_prompt_tokens"]:
-                limit = job["max_prompt_tokens"]
-                reason = f"{split} row {row['row_id']}: the prompt has {len(prompt_ids)} tokens, over data.max_prompt_tokens={limit}"
-                left_out.append({"row_number": number, "reason": reason})
-                continue
-            real_ids = renderer.real_ids(row["real"], job["max_new_tokens"])
-            rows.append({"row_id": row["row_id"], "prompt_ids": prompt_ids, "real_ids": real_ids})
-        if not rows:
-            raise BadInput(
-                f"no {split} row has a prompt within data.max_prompt_tokens={job['max_prompt_tokens']}", remedy="raise the limit"
-            )
-        write_rows(Path(job["out"]) / f"{split}.parquet", rows, ENCODED)
-    if left_out and job["on_bad_row"] == "error":
+    encoder = _Encoder(job)
+    with TableWriter(Path(job["out"]) / "left_out.parquet", REJECTED) as left_out:
+        for split in ("train", "test"):
+            with TableWriter(Path(job["out"]) / f"{split}.parquet", ENCODED) as sink:
+                for rows, rejected in encoder.tables(split):
+                    sink.write(rows)
+                    left_out.write(rejected)
+            if not sink.rows and encoder.sizes[split]:
+                raise BadInput(
+                    f"no {split} row has a prompt within data.max_prompt_tokens={job['max_prompt_tokens']}", remedy="raise the limit"
+                )
+    if left_out.rows and job["on_bad_row"] == "error":
         raise BadInput(
-            f"{len(left_out)} prompts are too long, first: {left_out[0]['reason']}", remedy="raise it or set data.on_bad_row=skip"
+            f"{left_out.rows:,} prompts are too long, first: {encoder.first_left_out}", remedy="raise it or set data.on_bad_row=skip"
         )
-    write_rows(Path(job["out"]) / "left_out.parquet", left_out, REJECTED)
+
+
+class _Encoder:
+    """Renders prompts in batches and shows how far it is."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        from spin_core.chat import Renderer
+
+        self._renderer = Renderer(Path(job["model"]))
+        self._files = {split: Path(job["prompts"]) / f"{split}.parquet" for split in ("train", "test")}
+        self._prompt_limit, self._answer_limit = job["max_prompt_tokens"], job["max_new_tokens"]
+        self.sizes = {split: count_rows(file) for split, file in self._files.items()}
+        self.first_left_out = ""
+        self._done, self._shown = 0, time.monotonic()
+
+    def tables(self, split: str) -> Iterator[tuple[pa.Table, pa.Table]]:
+        """(encoded, left out) rows of a split, batch by batch."""
+        number = 0
+        for table in iter_tables(self._files[split], ["row_id", "real"], _ROWS):
+            talks, ids = table["real"].to_pylist(), table["row_id"].to_pylist()
+            prompts = self._renderer.prompt_batch([talk[:-1] for talk in talks])
+            kept = [i for i, prompt in enumerate(prompts) if len(prompt) <= self._prompt_limit]
+            answers = self._renderer.real_batch([talks[i] for i in kept], [prompts[i] for i in kept], self._answer_limit)
+            rows = [{"row_id": ids[i], "prompt_ids": prompts[i], "real_ids": answer} for i, answer in zip(kept, answers, strict=True)]
+            left_out = [
+                {"row_number": number + i, "reason": self._reason(split, ids[i], len(prompt))}
+                for i, prompt in enumerate(prompts)
+                if len(prompt) > self._prompt_limit
+            ]
+            number += len(talks)
+            self._show(len(talks))
+            yield pa.Table.from_pylist(rows, schema=ENCODED), pa.Table.from_pylist(left_out, schema=REJECTED)
+
+    def _reason(self, split: str, row_id: str, tokens: int) -> str:
+        reason = f"{split} row {row_id}: the prompt has {tokens} tokens, over data.max_prompt_tokens={self._prompt_limit}"
+        self.first_left_out = self.first_left_out or reason
+        return reason
+
+    def _show(self, rows: int) -> None:
+        self._done += rows
+        if time.monotonic() - self._shown > _EVENT_EVERY_S:
+            self._shown = time.monotonic()
+            print_event(Progress("", self._done, sum(self.sizes.values()), "rows"))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from spin_core import process
 from spin_core.errors import BadInput
 from spin_core.models import import_model
 from spin_core.recipe import Recipe
-from spin_core.rows import read_rows
+from spin_core.rows import iter_tables
 from spin_core.sources import reformat
 from spin_core.store import Store
 
@@ -43,7 +43,7 @@ def check(store: Store, recipe: Recipe, console: Console) -> None:
     for name, value in (
         ("model", f"{recipe.model.name} · {found['parameters'] / 1e6:,.0f}M parameters · {found['architecture']}"),
         ("EOS", f"{found['eos']} · in the template: yes"),
-        ("rows", f"{facts['train']:,} train, {facts['test']:,} held out, {facts['rejected']:,} left out"),
+        ("rows", facts["message"] + (f"\n{prompts.path / 'rejected.parquet'}" if facts["rejected"] else "")),
         ("prompt", f"{len(found['prompt_ids'])} tokens, an exact prefix of prompt + answer: yes"),
         ("disk", f"about {disk / 2**30:.1f} GiB, {free / 2**30:.0f} GiB free"),
         ("training memory", f"about {weights * _TRAINING_COPIES[recipe.training.optimizer] / 2**30:.1f} GiB and activations"),
@@ -64,7 +64,7 @@ def _work(job: dict[str, Any]) -> None:
     from spin_core.chat import Renderer
 
     renderer = Renderer(Path(job["model"]))
-    row = read_rows(Path(job["prompts"]) / "train.parquet")[0]
+    row = next(iter_tables(Path(job["prompts"]) / "train.parquet", rows=1)).to_pylist()[0]
     prompt_ids = renderer.prompt_ids(row["real"][:-1])
     real_ids = renderer.real_ids(row["real"], job["limit"])
     model: Any = AutoModelForCausalLM.from_pretrained(job["model"])

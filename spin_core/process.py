@@ -8,6 +8,7 @@ line with the `@error` prefix and exits with status 2.
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from uuid import uuid4
 
 from spin_core import progress
@@ -105,8 +106,16 @@ def job_main(work: Callable[[dict[str, Any]], None]) -> None:
     try:
         work(json.loads(Path(sys.argv[1]).read_text()))
     except SpinflowError as error:
-        print(f"{_ERROR}{' '.join(str(error).split())}", flush=True)
-        raise SystemExit(_BAD_INPUT_STATUS) from None
+        _refuse(str(error))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _refuse(f"disk full ({error}); free some space and run again")
+
+
+def _refuse(reason: str) -> NoReturn:
+    print(f"{_ERROR}{' '.join(reason.split())}", flush=True)
+    raise SystemExit(_BAD_INPUT_STATUS)
 
 
 def guard() -> None:

@@ -37,6 +37,11 @@ def emit(event: Progress) -> None:
         listener(event)
 
 
+def tell(name: str, text: str) -> None:
+    """Tells every listener something that a person should read and that has no length: an event of total 0."""
+    emit(Progress(name, 0, 0, note=text))
+
+
 def print_event(event: Progress) -> None:
     """In a child process: sends the event to the parent as a line on stdout."""
     print(_PREFIX + json.dumps(asdict(event)), flush=True)

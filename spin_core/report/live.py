@@ -35,6 +35,9 @@ def bars(console: Console) -> Iterator[None]:
 
         def draw(event: Progress) -> None:
             with lock:
+                if not event.total:
+                    shown.console.print(f"{event.name}: {event.note}", markup=False, highlight=False, soft_wrap=True)
+                    return
                 again = event.name in tasks and event.done == 0 and shown.tasks[tasks[event.name]].finished
                 if again:  # the same stage of the next iteration: its bar starts anew
                     shown.update(tasks[event.name], visible=False)
@@ -56,6 +59,9 @@ def _lines(console: Console) -> Listener:
     parts: dict[str, dict[int, float]] = defaultdict(dict)
 
     def draw(event: Progress) -> None:
+        if not event.total:
+            console.print(f"{event.name}: {event.note}", markup=False, highlight=False, soft_wrap=True)
+            return
         now = time.monotonic()
         parts[event.name][event.part] = event.done
         done = sum(parts[event.name].values())

@@ -1,0 +1,85 @@
+"""The official scripts' files: pairs as parquet folders and hub data sets, answers as `loser_<frac>.jsonl`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from spin_core.errors import BadInput
+from spin_core.gather import TEST_FILE, TRAIN_FILE
+from spin_core.recipe import DataSettings
+from spin_core.rows import PAIRS, Message
+from spin_core.sources.locate import Source, locate
+from spin_core.sources.readers import Reader
+from spin_core.sources.shapes import BadRow, choose_turns, to_messages
+from spin_core.store import Store
+
+FILES = {"train": TRAIN_FILE, "test": TEST_FILE}
+# what our own answers have beside the official columns: the trainer then uses the very tokens that were sampled
+TOKENS = ("prompt_ids", "real_ids", "generated_ids", "finish_reason")
+COLUMNS = pa.schema([field for field in PAIRS if field.name not in {"iteration", "check"}])  # ids are null where a file has text only
+
+
+def open_pairs(store: Store, name: str, split: str) -> tuple[Source, Reader]:
+    """The raw rows of one split of a folder, a file or a hub data set."""
+    settings = DataSettings(name=name, split=split)
+    source = locate(settings, store.home)
+    return source, Reader(source, settings)
+
+
+def real_side(raw: Any) -> list[Message]:
+    """The human conversation of a row of any known shape, `chosen` of their older files included. Raises BadRow."""
+    return _side(raw, "real", "chosen")
+
+
+def generated_side(raw: Any) -> list[Message]:
+    """The conversation that ends in the model's answer."""
+    return _side(raw, "generated", "rejected")
+
+
+def _side(raw: Any, name: str, older: str) -> list[Message]:
+    if isinstance(raw, Mapping) and (name in raw or older in raw):
+        messages = to_messages({"messages": raw.get(name, raw.get(older))})
+        if len(messages) < 2 or messages[-1]["role"] != "assistant":
+            raise BadRow(f"{name} does not end in an answer")
+        return messages
+    if name != "real":
+        raise BadRow(f"no column {name} or {older}")
+    chosen = next(choose_turns(to_messages(raw), "last"))
+    if isinstance(chosen, BadRow):
+        raise chosen
+    return chosen
+
+
+def loser_file(folder: Path, fraction: int, split: str) -> Path:
+    """Where the official scripts write a fraction's answers."""
+    return folder / (f"loser_{fraction}_test.jsonl" if split.startswith("test") else f"loser_{fraction}.jsonl")
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place if the block ends well: a file is whole or as it was before."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno == 28:
+            raise BadInput(f"disk full while writing {path}", remedy="free some space and run again") from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Replaces a JSON-lines file; the official script appends, so that a second run doubles every row."""
+    with replaced(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
+        for row in rows:
+            handle.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -1,0 +1,159 @@
+"""The child that reads a source into `prompts`; its memory does not grow with the source."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow as pa
+
+from spin_core import process
+from spin_core.errors import BadInput
+from spin_core.progress import Progress, print_event
+from spin_core.recipe import DataSettings
+from spin_core.rows import PROMPTS, REJECTED, TableWriter, with_last_content
+from spin_core.sources.locate import Source
+from spin_core.sources.order import Sorter, Split, draw, without_duplicates
+from spin_core.sources.readers import Reader
+from spin_core.sources.shapes import BadRow, choose_turns, root, to_messages
+
+_DUPLICATE = "duplicate"
+_EVENT_EVERY_S = 0.5
+_KINDS_SHOWN = 6  # kinds of reasons in the message; rejected.parquet has every row's own
+
+
+class _Rejected:
+    """The rows that were left out, with their numbers and reasons."""
+
+    def __init__(self, settings: DataSettings) -> None:
+        self._settings = settings
+        self._numbers: list[int] = []
+        self._reasons: list[str] = []
+        self._known: dict[str, str] = {}  # one string a reason: a million rows may have the same
+        self.kinds: Counter[str] = Counter()
+
+    def add(self, number: int, reason: str) -> None:
+        if self._settings.on_bad_row == "error":
+            raise BadInput(f"{self._settings.name} row {number}: {reason}", remedy="mend it, or set data.on_bad_row=skip")
+        self._numbers.append(number)
+        self._reasons.append(self._known.setdefault(reason, reason))
+        self.kinds[re.sub(r"\d+", "N", re.sub(r" *[:(].*", "", reason))] += 1
+
+    def write(self, path: Path) -> int:
+        table = pa.table({"row_number": self._numbers, "reason": self._reasons}, schema=REJECTED).sort_by("row_number")
+        with TableWriter(path, REJECTED) as sink:
+            sink.write(table)
+        return len(self._numbers)
+
+
+def _work(job: dict[str, Any]) -> None:
+    settings, out = DataSettings.model_validate(job["settings"]), Path(job["out"])
+    source = Source(settings.name, tuple(Path(file) for file in job["files"]), job["commit"])
+    reader, rejected, split = Reader(source, settings), _Rejected(settings), Split(settings.test_size, settings.subset)
+    with TemporaryDirectory(dir=out) as folder:
+        sorter = Sorter(Path(folder))
+        _collect(reader, settings, sorter, rejected)
+        usable = _write_sides(sorter, split, rejected, settings, out)
+    _demand_both_sides(split, usable, settings)
+    left_out = rejected.write(out / "rejected.parquet")
+    facts = {
+        "rows": reader.count,
+        "train": split.train,
+        "test": split.test,
+        "rejected": left_out,
+        "duplicates": rejected.kinds[_DUPLICATE],
+        "reasons": dict(rejected.kinds.most_common(_KINDS_SHOWN)),
+        "truncated": bool(reader.truncated),
+    }
+    (out / "facts.json").write_text(json.dumps(facts | {"message": _message(facts, reader)}))
+
+
+def _message(facts: dict[str, Any], reader: Reader) -> str:
+    text = f"{facts['rows']:,} rows read: {facts['train']:,} to train on, {facts['test']:,} held out"
+    if facts["rejected"]:
+        text += f", {facts['rejected']:,} left out (" + ", ".join(f"{n:,} {reason}" for reason, n in facts["reasons"].items()) + ")"
+    return text + "".join(f"; {name} is cut off at its end, its whole rows were kept" for name in reader.truncated)
+
+
+def _collect(reader: Reader, settings: DataSettings, sorter: Sorter, rejected: _Rejected) -> None:
+    """Reads every row into the sorter or the rejected ones."""
+    show = _shower(reader)
+    for number, raw in enumerate(reader, 1):
+        for messages in _talks(raw, settings):
+            if isinstance(messages, BadRow):
+                rejected.add(number, str(messages))
+                continue
+            # the turns of one conversation contain each other, so `each` keeps them on one side
+            context = root(messages) if settings.turns == "each" else messages[:-1]
+            check = raw.get("check")
+            text = check if isinstance(check, str) else json.dumps(check) if check else None
+            sorter.add(number, messages, draw(context, settings.seed), text)
+        show()
+
+
+def _talks(raw: Any, settings: DataSettings) -> Iterator[Any]:
+    try:
+        yield from choose_turns(to_messages(raw, settings.format), settings.turns)
+    except BadRow as error:
+        yield error
+
+
+def _shower(reader: Reader) -> Callable[[], None]:
+    last = time.monotonic()
+
+    def show() -> None:
+        nonlocal last
+        if time.monotonic() - last > _EVENT_EVERY_S:
+            last = time.monotonic()
+            megabytes = round(reader.done / 1e6), max(1, round(reader.total / 1e6))
+            print_event(Progress("", *(megabytes if reader.total else (0, 1)), "MB", f"{reader.count:,} rows"))
+
+    return show
+
+
+def _write_sides(sorter: Sorter, split: Split, rejected: _Rejected, settings: DataSettings, out: Path) -> int:
+    """Writes train.parquet and test.parquet; returns how many rows could be used."""
+    usable = 0
+    with TableWriter(out / "test.parquet", PROMPTS) as test, TableWriter(out / "train.parquet", PROMPTS) as train:
+        for table in sorter:
+            table, repeated = without_duplicates(table)
+            for number, first in repeated:
+                rejected.add(number, f"{_DUPLICATE} (of row {first})")
+            usable += table.num_rows
+            for sink, side in zip((test, train), split.cut(table), strict=True):
+                if side.num_rows:
+                    sink.write(_prompts(side, settings.name))
+    return usable
+
+
+def _prompts(table: pa.Table, source: str) -> pa.Table:
+    real = table["real"].combine_chunks()
+    columns = {
+        "row_id": table["row_id"],
+        "real": real,
+        "generated": with_last_content(real, pa.array([""] * len(real))),
+        "source": pa.array([source] * len(real)),
+        "check": table["check"],
+    }
+    return pa.table(columns, schema=PROMPTS)
+
+
+def _demand_both_sides(split: Split, usable: int, settings: DataSettings) -> None:
+    if split.train:
+        return
+    usable = min(usable, settings.subset or usable)
+    if usable <= settings.test_size:
+        raise BadInput(
+            f"{settings.name} has {usable:,} usable rows, data.test_size={settings.test_size} leaves none to train on", remedy="lower it"
+        )
+    raise BadInput(f"{settings.name}: all its rows share the held-out contexts, none is left to train on", remedy="add other prompts")
+
+
+if __name__ == "__main__":
+    process.job_main(_work)

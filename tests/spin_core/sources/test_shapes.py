@@ -1,0 +1,75 @@
+"""Shapes and turns: what a row says in any of the known ways is one conversation."""
+
+from typing import Any
+
+import pytest
+
+from spin_core.sources.shapes import BadRow, choose_turns, to_messages
+
+TALK = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": TALK},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, TALK[1]]},
+        {"messages": '[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]'},
+        {"messages": TALK, "prompt": "q", "prompt_id": "0"},  # ultrachat_200k
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+        {"conversations": [{"from": "user", "value": "q"}, {"from": "assistant", "value": "a"}]},
+        {"prompt": "q", "response": "a"},
+        {"prompt": "q", "completion": "a"},
+        {"prompt": TALK[:1], "completion": TALK[1:]},
+        {"query": "q", "response": "a"},  # MetaMathQA, the official scripts' other data set
+        {"instruction": "q", "input": "", "output": "a"},
+        {"instruction": "q", "output": "a"},
+        {"real": TALK, "generated": [TALK[0], {"role": "assistant", "content": "b"}]},
+    ],
+)
+def test_shapes_are_recognised(row: dict[str, Any]) -> None:
+    assert to_messages(row) == TALK
+
+
+def test_the_shape_can_be_said() -> None:
+    """Where columns of two shapes are there, the recipe decides."""
+    row = {"messages": TALK, "instruction": "i", "input": "j", "output": "o"}
+    assert to_messages(row, "alpaca") == [{"role": "user", "content": "i\n\nj"}, {"role": "assistant", "content": "o"}]
+    with pytest.raises(BadRow, match="no column real"):
+        to_messages(row, "spin-pairs")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"messages": None}, "not a list of objects"),
+        ({"messages": "hello"}, "not JSON"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "turn 1 has role 'tool'"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "list content"),
+        ({"prompt": None, "response": "a"}, "NoneType content"),
+        ("text", "not an object"),
+    ],
+)
+def test_rows_that_cannot_be_used(row: Any, reason: str) -> None:
+    with pytest.raises(BadRow, match=reason):
+        to_messages(row)
+
+
+def talk(*answers: str) -> list[dict[str, str]]:
+    return [turn for i, a in enumerate(answers) for turn in ({"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": a})]
+
+
+def test_turns() -> None:
+    system, greeting = {"role": "system", "content": "s"}, {"role": "assistant", "content": "hello"}
+    messages: Any = [system, greeting, *talk("a", "b")]
+    assert list(choose_turns(messages, "first")) == [[system, *talk("a")]]
+    assert list(choose_turns(messages, "last")) == [[system, *talk("a", "b")]]
+    assert list(choose_turns(messages, "each")) == [[system, *talk("a")], [system, *talk("a", "b")]]
+    assert [str(row) for row in choose_turns([system], "each")] == ["no answer: there is no assistant turn after a user turn"]  # type: ignore[list-item]
+
+
+def test_one_bad_turn_does_not_cost_the_others() -> None:
+    found: Any = list(choose_turns(talk("a", " ", "c"), "each"))  # type: ignore[arg-type]
+    assert [str(row) if isinstance(row, BadRow) else len(row) for row in found] == [2, "the answer is empty", 6]
+    broken: Any = [*talk("a"), {"role": "assistant", "content": "again"}, *talk("b")]
+    assert [isinstance(row, BadRow) for row in choose_turns(broken, "each")] == [False, True]
