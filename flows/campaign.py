@@ -8,12 +8,12 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.iteration import Turn, play
-from flows.session import session
+from flows.session import SHARDS_IN_FLIGHT, session
 from spin_core.recipe import Recipe, StopSettings
 from spin_core.store import Ref
 
 
-@flow(name="spin-campaign", task_runner=ThreadPoolTaskRunner(max_workers=8), persist_result=False, log_prints=False)
+@flow(name="spin-campaign", task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_IN_FLIGHT), persist_result=False, log_prints=False)
 def spin_campaign(recipe: Recipe, home: str | None = None) -> str:
     """Plays every iteration. Returns the newest model's folder."""
     with session(recipe, home) as run:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.session import Session, do, session
+from flows.session import SHARDS_IN_FLIGHT, Session, do, session
 from spin_core.errors import BadInput
 from spin_core.recipe import Recipe
 from spin_core.store import Ref
@@ -55,7 +55,7 @@ def play(run: Session, iteration: int, before: Turn | None) -> Turn:
     return Turn(player, pairs, verdict)
 
 
-@flow(name="spin-iteration", task_runner=ThreadPoolTaskRunner(max_workers=8), persist_result=False, log_prints=False)
+@flow(name="spin-iteration", task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_IN_FLIGHT), persist_result=False, log_prints=False)
 def spin_iteration(recipe: Recipe, iteration: int | None = None, home: str | None = None) -> str:
     """Plays one iteration, by default the first that is not done. Returns the new model's folder.
 

@@ -21,6 +21,7 @@ from spin_core.store import Ref, Store
 from tasks.generate import generate
 
 DEFAULT_HOME = "~/.spinflow"
+SHARDS_IN_FLIGHT = 128  # threads that wait for an engine or its answers; the pool bounds what each engine gets
 
 
 def do(stage: Any, *arguments: Any) -> Ref:
@@ -78,4 +79,5 @@ def session(recipe: Recipe, home: str | None) -> Iterator[Session]:
 
 
 def _cancelled(_signal: int, _frame: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not break off the clean end
     raise Cancelled("the run was cancelled", remedy="run again to continue")

@@ -1,0 +1,1 @@
+"""Measurements against named peers; each ends with one JSON line."""
