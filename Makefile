@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PORT   ?= 4200
 RECIPE ?= recipes/demo.yaml
 
-.PHONY: demo test lint format clean up down audit
+.PHONY: demo test lint format clean up down audit chaos bench-generation bench-orchestration
 demo: $(VENV)/.installed
 	$(BIN)/spinflow run recipes/demo.yaml
 
@@ -38,6 +38,16 @@ $(VENV)/.installed: pyproject.toml deployments/install.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python deployments/install.py
 	touch $@
+
+# The long form of the fault tests, and the speed claims of generation and of the flow.
+chaos: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "chaos or engine" tests/chaos tests/integration/test_endpoints.py
+
+bench-generation: $(VENV)/.installed
+	$(BIN)/python -m bench.generation
+
+bench-orchestration: $(VENV)/.installed
+	$(BIN)/python -m bench.orchestration
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -7,12 +7,12 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.iteration import Turn, play
 from flows.next import no_more_to_win
-from flows.session import session
+from flows.session import SHARDS_IN_FLIGHT, session
 from spin_core.recipe import Recipe
 from tasks.report import report
 
 
-@flow(name="spin-campaign", task_runner=ThreadPoolTaskRunner(max_workers=8), persist_result=False, log_prints=False)
+@flow(name="spin-campaign", task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_IN_FLIGHT), persist_result=False, log_prints=False)
 def spin_campaign(recipe: Recipe, overrides: list[str] | None = None, recipe_file: str | None = None, home: str | None = None) -> str:
     """Plays every iteration, until the recipe's last one or until its stop rule says that no more is to be won.
 

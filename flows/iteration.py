@@ -11,7 +11,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows.next import next_iteration, note_played
-from flows.session import Session, do, session
+from flows.session import SHARDS_IN_FLIGHT, Session, do, session
 from flows.watch import label_run
 from spin_core.errors import BadInput
 from spin_core.recipe import Recipe
@@ -65,7 +65,7 @@ def _play(run: Session, iteration: int, before: Turn | None) -> Turn:
     return Turn(player, pairs, verdict)
 
 
-@flow(name="spin-iteration", task_runner=ThreadPoolTaskRunner(max_workers=8), persist_result=False, log_prints=False)
+@flow(name="spin-iteration", task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_IN_FLIGHT), persist_result=False, log_prints=False)
 def spin_iteration(
     recipe: Recipe,
     iteration: Annotated[int, Field(ge=0)] | None = None,

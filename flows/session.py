@@ -23,6 +23,7 @@ from spin_core.store import Ref, Store
 from tasks.generate import generate
 
 DEFAULT_HOME = "~/.spinflow"
+SHARDS_IN_FLIGHT = 128  # threads that wait for an engine or its answers; the pool bounds what each engine gets
 
 
 def do(stage: Any, *arguments: Any) -> Ref:

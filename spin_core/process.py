@@ -11,12 +11,15 @@ import ctypes
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,6 +30,8 @@ from spin_core.errors import BadInput, Cancelled, ChildCrash, SpinflowError
 
 _PR_SET_PDEATHSIG = 1
 _ERROR = "@error "
+_EXCEPTION = re.compile(r"\b\w+(?:Error|Exception|Exit): \S.*")
+_LAST_BYTES = 2**16
 _BAD_INPUT_STATUS = 2
 _live: set[subprocess.Popen[str]] = set()
 _lock = threading.Lock()
@@ -37,10 +42,12 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def spawn(command: Sequence[str], log: Path, env: Mapping[str, str] | None = None, *, pipe: bool = False) -> subprocess.Popen[str]:
+def spawn(
+    command: Sequence[str], log: Path, env: Mapping[str, str] | None = None, *, pipe: bool = False, fds: Sequence[int] = ()
+) -> subprocess.Popen[str]:
     """Starts a child that dies with this process's starting thread and is ended by `end_all`.
 
-    With `pipe`, stdout and stderr can be read line by line; otherwise they go to `log`.
+    With `pipe`, stdout and stderr can be read line by line; otherwise they go to `log`. The child inherits `fds` (see `devices.Hold`).
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as handle:
@@ -53,16 +60,26 @@ def spawn(command: Sequence[str], log: Path, env: Mapping[str, str] | None = Non
             errors="replace",
             env={**os.environ, **(env or {})},
             preexec_fn=die_with_parent,
+            pass_fds=fds,
         )
     with _lock:
         _live.add(child)
     return child
 
 
-def run_job(module: str, job: Mapping[str, Any], log: Path, *, launcher: Sequence[str] = (), name: str = "") -> None:
+def run_job(
+    module: str,
+    job: Mapping[str, Any],
+    log: Path,
+    *,
+    launcher: Sequence[str] = (),
+    name: str = "",
+    env: Mapping[str, str] | None = None,
+    fds: Sequence[int] = (),
+) -> None:
     """Runs `python [launcher] -m module JOB.json` to its end.
 
-    With `name`, the child's progress events go out under it, from 0 of 1 if it sends none.
+    With `name`, the child's progress events go out under it, from 0 of 1 if it sends none. `env` and `fds` as in `spawn`.
 
     Raises BadInput for a problem that the user caused, Cancelled if it was ended by SIGTERM, ChildCrash otherwise.
     """
@@ -71,7 +88,8 @@ def run_job(module: str, job: Mapping[str, Any], log: Path, *, launcher: Sequenc
     try:
         if name:
             progress.emit(progress.Progress(name, 0, 1))
-        child = spawn([sys.executable, *launcher, "-m", module, handle.name], log, pipe=True)
+        start = size(log)
+        child = spawn([sys.executable, *launcher, "-m", module, handle.name], log, env, pipe=True, fds=fds)
         error, reported = "", False
         assert child.stdout is not None
         with log.open("a") as sink:
@@ -98,7 +116,8 @@ def run_job(module: str, job: Mapping[str, Any], log: Path, *, launcher: Sequenc
     label = name or module
     if status in (-signal.SIGTERM, 128 + signal.SIGTERM):
         raise Cancelled(f"{label} was cancelled")
-    raise ChildCrash(f"{label} ended with status {status}: {last_line(log)}", exit_code=status, remedy=f"see {log}; run again to continue")
+    words = f"{label} ended with status {status}: {last_words(log, start)}"
+    raise ChildCrash(words, exit_code=status, remedy=f"see {log}; run again to continue")
 
 
 def job_main(work: Callable[[dict[str, Any]], None]) -> None:
@@ -145,13 +164,25 @@ def kill_marked(mark: str) -> None:
                 continue
 
 
-def last_line(log: Path) -> str:
-    """The last line of a log that says something."""
+def size(log: Path) -> int:
+    """Where a log ends now, in bytes: what is written from here on is the next child's."""
+    return log.stat().st_size if log.exists() else 0
+
+
+def last_words(log: Path, start: int = 0) -> str:
+    """What a child said before it ended: the last two different exceptions that its log names from `start` on, or its last line.
+
+    The last one alone often says only that something failed above it.
+    """
     try:
-        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        with log.open("rb") as handle:
+            handle.seek(max(start, size(log) - _LAST_BYTES))
+            text = handle.read().decode(errors="replace")
     except FileNotFoundError:
         return "no output"
-    return lines[-1][:300] if lines else "no output"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = list(dict.fromkeys(match[0] for line in lines if (match := _EXCEPTION.search(line))))
+    return " after ".join(error[:300] for error in reversed(errors[-2:])) or (lines[-1][:300] if lines else "no output")
 
 
 def descendants(pid: int) -> list[int]:
@@ -166,22 +197,23 @@ def descendants(pid: int) -> list[int]:
     return [pid for child in map(int, children) for pid in (child, *descendants(child))]
 
 
-def end(child: subprocess.Popen[str], grace_s: float = 10.0) -> None:
-    """Ends a child and its whole process tree: SIGTERM, then SIGKILL for what is left after `grace_s`."""
-    tree = descendants(child.pid)
-    if child.poll() is None:
-        child.terminate()
+def end(*children: subprocess.Popen[str], grace_s: float = 10.0) -> None:
+    """Ends children and their whole process trees together: SIGTERM, then SIGKILL for what is left after `grace_s`."""
+    trees = [pid for child in children for pid in descendants(child.pid)]
+    for child in children:
+        if child.poll() is None:
+            child.terminate()
+    deadline = time.monotonic() + grace_s
+    for child in children:
         try:
-            child.wait(grace_s)
+            child.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
-    for pid in tree:
-        try:
+        forget(child)
+    for pid in trees:
+        with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    forget(child)
 
 
 def live() -> list[subprocess.Popen[str]]:
@@ -198,5 +230,4 @@ def forget(child: subprocess.Popen[str]) -> None:
 
 def end_all() -> None:
     """Ends every live child; called on the way out of a run."""
-    for child in live():
-        end(child, grace_s=3.0)
+    end(*live(), grace_s=3.0)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from spin_core.errors import BadInput
 from spin_core.recipe_keys import closest
@@ -78,8 +78,14 @@ class DataSettings(Group):
 class GenerationSettings(Group):
     """How the opponent's answers are sampled."""
 
-    engine: Literal["vllm", "transformers"] = "vllm"
-    """vllm: a local vLLM server; transformers: no extra install, slow."""
+    engine: Literal["vllm", "endpoint", "transformers"] = "vllm"
+    """vllm: local vLLM servers, one a GPU group; endpoint: vLLM servers that run elsewhere; transformers: no extra install, slow."""
+    tensor_parallel: int = Field(1, ge=1)
+    """GPUs an engine spans; as many engines are started as the visible GPUs allow. Not for `endpoint`."""
+    endpoints: list[Annotated[str, StringConstraints(pattern=r"^https?://[^\s@]+$")]] = []
+    """Base URLs for `endpoint`. A server takes part while it serves the model under the name of its artifact (its digest)."""
+    api_key_env: str = Field("SPINFLOW_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """The environment variable that holds the endpoints' API key. The key itself is never written anywhere."""
     max_new_tokens: int = Field(256, ge=1)
     """Answer limit in tokens, for generated and human answers alike (paper: 256)."""
     temperature: float = Field(1.0, gt=0.0, le=5.0)
@@ -90,6 +96,12 @@ class GenerationSettings(Group):
     """Rows a shard: what a crash costs at most."""
     seed: int = Field(0, ge=0)
     """Names this draw of answers. Sampling order inside an engine is not reproducible."""
+
+    @model_validator(mode="after")
+    def _endpoints_where_they_are_used(self) -> GenerationSettings:
+        if (self.engine == "endpoint") != bool(self.endpoints):
+            raise ValueError("engine=endpoint and a list of endpoints go together")
+        return self
 
 
 class TrainingSettings(Group):

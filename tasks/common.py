@@ -36,6 +36,7 @@ def stage(name: str) -> Callable[[Callable[..., Any]], Any]:
         persist_result=False,
         retries=3,
         retry_delay_seconds=[1, 5, 20],
+        retry_jitter_factor=1.0,  # a shard that kills its engine should not meet the same shards at every retry
         retry_condition_fn=worth_a_retry,
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 OnAnswer = Callable[[int, int], None]  # (answers so far, tokens of this one)
+Ended = Callable[[], bool]  # whether a start should be given up, because the pool was closed meanwhile
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Answer:
 
 class Engine(Protocol):
     """Samples answers under one model. Calls may come from several threads at once."""
+
+    window: int  # rows in flight that keep its batch full; shards are leased to it while it has fewer
 
     def sample(self, prompts: Sequence[Sequence[int]], on_answer: OnAnswer) -> list[Answer]:
         """One answer a prompt, in order. Raises ChildCrash if the engine is gone."""

@@ -1,103 +1,214 @@
-"""The pool that keeps an engine alive between shards and between stages."""
+"""The pool that keeps engines alive between shards and between stages."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 
-from spin_core import process
+from spin_core import devices, process
 from spin_core.errors import Cancelled, ChildCrash, SpinflowError
-from spin_core.generation.engine import Engine
+from spin_core.generation.endpoint import Endpoint
+from spin_core.generation.engine import Ended, Engine
 from spin_core.generation.transformers_engine import TransformersEngine
 from spin_core.generation.vllm_server import VllmServer
 from spin_core.recipe import Recipe
 from spin_core.store import Ref, Store
 
-_MAX_FAILED_STARTS = 3
+# seconds to the next start after the first, second and third failure in a row; the last is tried only while another engine works
+_BACK_OFF_S = (1.0, 10.0, 600.0)
+_MAX_ENGINES = 64
+
+
+@dataclass
+class _Seat:
+    """A place for one engine: a group of GPUs, the CPU, or an endpoint."""
+
+    start: Callable[[Ended], Engine]
+    engine: Engine | None = None
+    starting: bool = False
+    rows: int = 0  # leased to the engine and not answered
+    failures: int = 0  # in a row: starts that failed, and deaths before a shard was done
+    due: float = 0.0  # when the next start may be tried
+    error: BaseException | None = None
+
+    @property
+    def given_up(self) -> bool:
+        """Whether only a long pause can help."""
+        return self.failures >= len(_BACK_OFF_S)
+
+    def fail(self, error: BaseException) -> None:
+        """The engine died or did not start. Only a crash is worth a quick retry."""
+        self.engine, self.error = None, error
+        self.failures = self.failures + 1 if isinstance(error, ChildCrash) else len(_BACK_OFF_S)
+        self.due = time.monotonic() + _BACK_OFF_S[min(self.failures, len(_BACK_OFF_S)) - 1]
 
 
 class EnginePool:
-    """One engine for one model at a time, started when it is first asked for and started again when it died.
+    """Engines for one model at a time, one a seat, started when a shard first asks and started again when they died.
 
-    Leases share the engine, so the shards in flight fill its batch together.
+    A shard is leased to the engine with the fewest rows in flight. Shards share an engine, so together they keep its batch full.
     """
 
     def __init__(self, store: Store, recipe: Recipe) -> None:
         self._store, self._recipe = store, recipe
-        self._lock = threading.Lock()
-        self._engine: Engine | None = None
+        self._switching = threading.Lock()  # held while the model changes
+        self._change = threading.Condition()  # guards what follows
+        self._seats: list[_Seat] = []
         self._model: Ref | None = None
-        # Linux ends a PDEATHSIG child with the *thread* that started it; this thread lives as long as the pool
-        self._starter = ThreadPoolExecutor(1, "engine-starter")
-        self._started = time.monotonic()
-        self._tokens = 0
-        self._failed_starts = 0
+        self._epoch = 0  # a start of an earlier one is given up
         self._stopped = False
+        self._tokens = 0
+        self._ready_at: float | None = None
+        # Linux ends a PDEATHSIG child with the *thread* that started it; these threads live as long as the pool
+        self._starters = ThreadPoolExecutor(_MAX_ENGINES, "engine-starter")
 
-    def lease(self, model: Ref) -> Engine:
-        """The running engine of `model`; ends another model's engine first. Raises ChildCrash if it does not start."""
-        with self._lock:
+    @contextmanager
+    def lease(self, model: Ref, rows: int) -> Iterator[Engine]:
+        """An engine of `model` for a shard of `rows` rows. Waits until one has room; ends another model's engines first.
+
+        Raises SpinflowError once every engine failed to start several times in a row.
+        """
+        with self._switching:
+            if self._model != model:
+                self._switch(model)
+        seat, engine = self._take(model, rows)
+        try:
+            yield engine
+            seat.failures = 0
+        except ChildCrash as error:
+            if self._stopped:
+                raise Cancelled("the run was ended") from None
+            self._drop_if_dead(seat, engine, error)
+            raise
+        finally:
+            self._give_back(seat, rows)
+
+    def _switch(self, model: Ref) -> None:
+        self.close()
+        with self._change:
+            self._seats = [_Seat(start) for start in self._starts(model)]
+            self._model, self._tokens, self._ready_at = model, 0, None
+
+    def _starts(self, model: Ref) -> list[Callable[[Ended], Engine]]:
+        """One function a seat, that starts its engine."""
+        settings = self._recipe.generation
+        if settings.engine == "endpoint":
+            return [partial(Endpoint, url, model.path, settings) for url in settings.endpoints]
+        groups = devices.groups(devices.visible(), settings.tensor_parallel)
+        engine = VllmServer if settings.engine == "vllm" else TransformersEngine
+        logs = [f"engine-{model.digest}" + (f"-{index}" if index else "") for index in range(len(groups))]
+        return [
+            partial(engine, model.path, self._recipe, self._store.log_path(log), group, index, len(groups))
+            for index, (group, log) in enumerate(zip(groups, logs, strict=True))
+        ]
+
+    def _take(self, model: Ref, rows: int) -> tuple[_Seat, Engine]:
+        while True:
+            with self._change:
+                seat, engine = self._wait_for_room(model)
+                seat.rows += rows
+            if engine.alive():
+                return seat, engine
+            self._drop_if_dead(seat, engine, ChildCrash("the engine died while it was idle", exit_code=-1))
+            self._give_back(seat, rows)
+
+    def _wait_for_room(self, model: Ref) -> tuple[_Seat, Engine]:
+        while True:
             if self._stopped:
                 raise Cancelled("the run was ended")
-            if self._engine is not None and self._model == model and self._engine.alive():
-                return self._engine
-            self._end()
-            self._engine = self._start_bounded(model)
-            self._model = model
-            self._started, self._tokens = time.monotonic(), 0
-            return self._engine
+            if self._model != model:
+                raise ChildCrash("the engines were closed", exit_code=-1)
+            self._start_what_is_due()
+            ready = [(s, s.engine) for s in self._seats if s.engine is not None and s.rows < s.engine.window]
+            if ready:
+                return min(ready, key=lambda pair: pair[0].rows)
+            self._change.wait(0.5)
 
-    def _start_bounded(self, model: Ref) -> Engine:
-        """A model that never starts is told once, not once a shard and retry."""
-        if self._failed_starts >= _MAX_FAILED_STARTS:
-            raise SpinflowError(f"the engine did not start {self._failed_starts} times in a row", remedy=f"see {self._log(model)}")
+    def _start_what_is_due(self) -> None:
+        """Starts the seats that may be tried now; where that leaves no hope, raises the error of the last try."""
+        working = any(seat.engine is not None for seat in self._seats)
+        for seat in self._seats:
+            if seat.engine is None and not seat.starting and time.monotonic() >= seat.due and (working or not seat.given_up):
+                seat.starting = True
+                self._starters.submit(self._start, seat, self._epoch)
+        if not working and all(seat.given_up and not seat.starting for seat in self._seats):
+            error = next(seat.error for seat in self._seats if seat.error is not None)
+            if isinstance(error, ChildCrash):  # a retry of the shard cannot help
+                raise SpinflowError(f"no engine after {len(_BACK_OFF_S)} tries: {error}")
+            raise error
+
+    def _start(self, seat: _Seat, epoch: int) -> None:
+        engine: Engine | None = None
+        error: BaseException | None = None
         try:
-            engine = self._starter.submit(self._start, model).result()
-        except ChildCrash:
-            self._failed_starts += 1
-            raise
-        self._failed_starts = 0
-        return engine
+            engine = seat.start(lambda: self._stopped or self._epoch != epoch)
+        except BaseException as problem:  # it is raised where a shard waits for the engine
+            error = problem
+        with self._change:
+            if engine is not None and self._epoch == epoch and not self._stopped:
+                seat.engine, engine = engine, None
+                self._ready_at = self._ready_at or time.monotonic()
+            elif error is not None:
+                seat.fail(error)
+        if engine is not None:  # nobody wants it any more
+            engine.close()
+        with self._change:
+            seat.starting = False
+            self._change.notify_all()
 
-    def _log(self, model: Ref) -> Path:
-        return self._store.log_path(f"engine-{model.digest}")
+    def _drop_if_dead(self, seat: _Seat, engine: Engine, error: ChildCrash) -> None:
+        if engine.alive():
+            return
+        with self._change:
+            if seat.engine is not engine:  # another shard saw it first
+                return
+            seat.fail(error)
+        engine.close()
 
-    def _start(self, model: Ref) -> Engine:
-        factory = VllmServer if self._recipe.generation.engine == "vllm" else TransformersEngine
-        return factory(model.path, self._recipe, self._log(model))
+    def _give_back(self, seat: _Seat, rows: int) -> None:
+        with self._change:
+            seat.rows -= rows
+            self._change.notify_all()
 
     def count(self, tokens: int) -> None:
-        """Adds sampled tokens to the engine's account."""
-        self._tokens += tokens
+        """Adds sampled tokens to the engines' account."""
+        with self._change:
+            self._tokens += tokens
 
     @property
     def rate(self) -> float:
-        """The engine's tokens/s since it was ready."""
-        return self._tokens / max(1e-9, time.monotonic() - self._started)
+        """Tokens/s of all engines since the first was ready."""
+        return self._tokens / max(1e-9, time.monotonic() - self._ready_at) if self._ready_at else 0.0
 
     def stop(self) -> None:
-        """Ends the engine for good: a later lease raises Cancelled. Does not wait for an engine that is starting."""
+        """Ends the engines for good: shards that wait for one, or lose theirs, raise Cancelled."""
         self._stopped = True
-        process.end_all()  # the lock is held while an engine starts
+        process.end_all()  # the engines that are starting, too
         self.close()
+        self._starters.shutdown(wait=False)
 
     def close(self) -> None:
-        """Ends the engine, if one runs. The pool can be used again."""
-        with self._lock:
-            self._end()
-
-    def _end(self) -> None:
-        if self._engine is not None:
-            self._engine.close()
-        self._engine = None
-        self._model = None
+        """Ends the engines, those that are starting too. The pool can be used again."""
+        with self._change:
+            self._epoch += 1
+            seats, self._seats, self._model = self._seats, [], None
+            self._change.notify_all()
+            while any(seat.starting for seat in seats):
+                self._change.wait(0.5)
+        engines = [seat.engine for seat in seats if seat.engine is not None]
+        if engines:
+            with ThreadPoolExecutor(len(engines)) as enders:
+                list(enders.map(lambda engine: engine.close(), engines))
 
     def __enter__(self) -> EnginePool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-        self._starter.shutdown()
+        self._starters.shutdown()

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from spin_core.encode import encode
 from spin_core.generation.pool import EnginePool
 from spin_core.progress import Progress, emit
 from spin_core.recipe import Recipe
-from spin_core.rows import SHARD, read_rows, write_rows
+from spin_core.rows import SHARD, write_rows
 from spin_core.store import Ref, Spec, Store
 
 STAGE_VERSION = 1
@@ -37,7 +39,7 @@ def plan(store: Store, recipe: Recipe, model: Ref, prompts: Ref, split: str, lab
     """Cuts the encoded rows of a split into shards of at most `generation.shard_rows` rows; none is empty."""
     encoded = encode(store, recipe, model, prompts)
     settings = recipe.generation
-    total = len(read_rows(encoded.path / f"{split}.parquet", ["row_id"]))
+    total = pq.read_metadata(encoded.path / f"{split}.parquet").num_rows
     count = -(-total // settings.shard_rows)
     sampling = {key: getattr(settings, key) for key in ("engine", "max_new_tokens", "temperature", "top_p", "seed")}
     plans = []
@@ -55,9 +57,7 @@ def generate(store: Store, recipe: Recipe, shard: ShardPlan, pool: EnginePool) -
     name = f"{shard.label} · sampling {shard.split}".removeprefix(" · ")
 
     def write(staging: Path) -> dict[str, Any]:
-        rows = read_rows(shard.encoded.path / f"{shard.split}.parquet")[shard.start : shard.stop]
-        engine = pool.lease(shard.model)
-        started = time.time()
+        rows = _read_slice(shard.encoded.path / f"{shard.split}.parquet", shard.start, shard.stop)
         tokens = 0
 
         def on_answer(done: int, new_tokens: int) -> None:
@@ -66,7 +66,9 @@ def generate(store: Store, recipe: Recipe, shard: ShardPlan, pool: EnginePool) -
             pool.count(new_tokens)
             emit(Progress(name, done, shard.total, "rows", f"{pool.rate:,.0f} tokens/s", shard.index))
 
-        answers = engine.sample([row["prompt_ids"] for row in rows], on_answer)
+        with pool.lease(shard.model, len(rows)) as engine:
+            started = time.time()
+            answers = engine.sample([row["prompt_ids"] for row in rows], on_answer)
         content = [
             {
                 "row_id": row["row_id"],
@@ -83,3 +85,19 @@ def generate(store: Store, recipe: Recipe, shard: ShardPlan, pool: EnginePool) -
     ref = store.build(shard.spec, write)
     emit(Progress(name, shard.stop - shard.start, shard.total, "rows", f"{pool.rate:,.0f} tokens/s" if pool.rate else "", shard.index))
     return ref
+
+
+def _read_slice(path: Path, start: int, stop: int) -> list[dict[str, Any]]:
+    """Rows `start:stop`, reading no row group that holds none of them."""
+    file = pq.ParquetFile(path)
+    wanted: list[int] = []
+    first = before = 0
+    for group in range(file.num_row_groups):
+        size = file.metadata.row_group(group).num_rows
+        if before < stop and start < before + size:
+            if not wanted:
+                first = before
+            wanted.append(group)
+        before += size
+    rows: list[dict[str, Any]] = file.read_row_groups(wanted, ["row_id", "prompt_ids"]).slice(start - first, stop - start).to_pylist()
+    return rows

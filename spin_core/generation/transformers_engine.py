@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spin_core import process
-from spin_core.generation.engine import Answer, OnAnswer
+from spin_core import devices, process
+from spin_core.generation.engine import Answer, Ended, OnAnswer
 from spin_core.recipe import Recipe
 
 _BATCH = 32
@@ -18,15 +18,23 @@ _BATCH = 32
 class TransformersEngine:
     """Loads the model anew for every call, in a child that frees its memory when it ends."""
 
-    def __init__(self, model: Path, recipe: Recipe, log: Path) -> None:
-        self._model, self._settings, self._log = model, recipe.generation, log
+    window = 1  # one shard at a time: each is a process with the whole model
+
+    def __init__(
+        self, model: Path, recipe: Recipe, log: Path, group: Sequence[devices.Device], part: int, parts: int, ended: Ended
+    ) -> None:
+        self._model, self._settings, self._log, self._group = model, recipe.generation, log, group
+        if not group:
+            devices.require_memory(devices.weight_bytes(model, 4) + 2**30, "sampling with this model", ended)
+        self._hold = devices.hold(group, ended)
 
     def alive(self) -> bool:
         """Always: there is nothing to keep alive between calls."""
         return True
 
     def close(self) -> None:
-        """Nothing is left running."""
+        """Gives the GPU back; nothing is left running."""
+        self._hold.release()
 
     def sample(self, prompts: Sequence[Sequence[int]], on_answer: OnAnswer) -> list[Answer]:
         """See `Engine.sample`."""
@@ -34,7 +42,8 @@ class TransformersEngine:
         with tempfile.TemporaryDirectory() as folder:
             job: dict[str, Any] = {"model": str(self._model), "prompts": [list(p) for p in prompts], "out": f"{folder}/answers.json"}
             job |= {"max_new_tokens": settings.max_new_tokens, "temperature": settings.temperature, "top_p": settings.top_p}
-            process.run_job("spin_core.generation.transformers_engine", job, self._log, name="sampling with transformers")
+            module, env = "spin_core.generation.transformers_engine", devices.environment(self._group)
+            process.run_job(module, job, self._log, name="sampling with transformers", env=env, fds=self._hold.fds)
             answers = [Answer(**row) for row in json.loads(Path(job["out"]).read_text())]
         for number, answer in enumerate(answers, 1):
             on_answer(number, len(answer.ids))

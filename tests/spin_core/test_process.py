@@ -45,6 +45,20 @@ def test_a_child_ends_as_a_typed_error(
     assert "working" in (tmp_path / "job.log").read_text()
 
 
+def test_last_words_name_the_root_cause(tmp_path: Path) -> None:
+    """vLLM's last exception only says that its engine core failed; the reason stands above, and an older run's further above."""
+    log = tmp_path / "log"
+    assert process.last_words(log) == "no output"
+    log.write_text("OSError: from yesterday\n")
+    start = process.size(log)
+    assert process.last_words(log, start) == "no output"
+    with log.open("a") as handle:
+        handle.write("(core) ValueError: no room\n" * 2 + "RuntimeError: see root cause above\n  warnings.warn(leaked)\n")
+    assert process.last_words(log, start) == "RuntimeError: see root cause above after ValueError: no room"
+    log.write_text("working\nKilled\n\n")
+    assert process.last_words(log) == "Killed"
+
+
 def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
     """A killed run must not leave an engine that holds the memory."""
     code = (

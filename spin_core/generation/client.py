@@ -1,0 +1,90 @@
+"""Sampling from an OpenAI-compatible vLLM server.
+
+Prompts go as token ids and `return_token_ids` brings the sampled ids back, so nothing is tokenised twice. No per-request
+seed is sent: vLLM's CPU build can crash on one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+
+from spin_core.errors import ChildCrash
+from spin_core.generation.engine import Answer, OnAnswer
+from spin_core.recipe import GenerationSettings
+
+_MAX_OPEN = 256  # requests a shard keeps open; the server queues what its batch cannot take
+_ROW_AT_FAULT = {400, 413, 422}  # any other error says that the server cannot be used now
+
+
+class Client:
+    """The requests of one server under one model name."""
+
+    def __init__(self, url: str, model: str, settings: GenerationSettings, key: str = "") -> None:
+        self.url = url.rstrip("/").removesuffix("/v1")
+        self._model, self._settings = model, settings
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+
+    def served(self) -> list[str]:
+        """The names of the models that the server serves to this key; empty where it does not answer as it should."""
+        try:
+            response = httpx.get(f"{self.url}/v1/models", headers=self._headers, timeout=10.0, trust_env=False)
+            return [str(model["id"]) for model in response.json()["data"]] if response.status_code == 200 else []
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            return []
+
+    def healthy(self) -> bool:
+        """Whether the server's engine can take work."""
+        try:
+            return httpx.get(f"{self.url}/health", headers=self._headers, timeout=10.0, trust_env=False).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def sample(self, prompts: Sequence[Sequence[int]], on_answer: OnAnswer) -> list[Answer]:
+        """One answer a prompt, in order; a refused row's reason becomes its finish_reason. Raises ChildCrash if the server is gone."""
+        return asyncio.run(self._sample(prompts, on_answer))
+
+    async def _sample(self, prompts: Sequence[Sequence[int]], on_answer: OnAnswer) -> list[Answer]:
+        gate = asyncio.Semaphore(_MAX_OPEN)
+        done = 0
+
+        async def one(client: httpx.AsyncClient, ids: Sequence[int]) -> Answer:
+            nonlocal done
+            async with gate:
+                answer = await self._request(client, ids)
+            done += 1
+            on_answer(done, len(answer.ids))
+            return answer
+
+        limits = httpx.Limits(max_connections=_MAX_OPEN)
+        async with httpx.AsyncClient(timeout=None, limits=limits, headers=self._headers, trust_env=False) as client:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(one(client, ids)) for ids in prompts]
+            except ExceptionGroup as problems:
+                raise problems.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    async def _request(self, client: httpx.AsyncClient, ids: Sequence[int]) -> Answer:
+        body = {
+            "model": self._model,
+            "prompt": list(ids),
+            "max_tokens": self._settings.max_new_tokens,
+            "temperature": self._settings.temperature,
+            "top_p": self._settings.top_p,
+            "return_token_ids": True,
+        }
+        try:
+            response = await client.post(f"{self.url}/v1/completions", json=body)
+        except httpx.TransportError:
+            raise ChildCrash(f"{self.url} went away in mid-flight", exit_code=-1, remedy="run again to continue") from None
+        if response.status_code in _ROW_AT_FAULT:
+            return Answer([], f"error: {response.text[:300]}", "")
+        if response.status_code != 200:
+            what = " ".join(response.text.split())[:200]
+            raise ChildCrash(f"{self.url} answered {response.status_code}: {what}", exit_code=-1, remedy="run again to continue")
+        choice: dict[str, Any] = response.json()["choices"][0]
+        return Answer(choice["token_ids"], choice["finish_reason"], choice["text"].strip())

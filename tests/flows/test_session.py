@@ -1,0 +1,72 @@
+"""Sampling a split in the real Prefect, with an engine that fails where it is told to."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+
+import flows.session
+from flows.session import Session
+from spin_core.errors import ChildCrash, SpinflowError
+from spin_core.generation import shards
+from spin_core.generation.engine import Answer, OnAnswer
+from spin_core.generation.pool import EnginePool
+from spin_core.recipe import Recipe
+from spin_core.rows import read_rows
+from spin_core.store import Ref, Store
+from tests.tiny import make_encoded
+
+
+class Fussy:
+    """Crashes on some first rows, refuses some others."""
+
+    window = 100
+
+    def __init__(self, crash_on: set[int], refuse: set[int]) -> None:
+        self.crash_on, self.refuse = crash_on, refuse
+        self.calls: list[int] = []
+
+    def alive(self) -> bool:
+        return True
+
+    def sample(self, prompts: Sequence[Sequence[int]], on_answer: OnAnswer) -> list[Answer]:
+        self.calls.append(prompts[0][0])
+        if prompts[0][0] in self.crash_on:
+            raise ChildCrash("out of luck", exit_code=-9)
+        return [Answer([], "error: no", "") if prompt[0] in self.refuse else Answer([2], "stop", "") for prompt in prompts]
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_shard_without_luck_does_not_stop_the_others(tmp_path: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named, and the next run does only it. A refused row is recorded and harms nobody."""
+    store = Store(tmp_path)
+    generation = {"shard_rows": 1}
+    recipe = Recipe.model_validate({"name": "c", "model": {"name": "m"}, "data": {"name": "demo"}, "generation": generation})
+    model, encoded = make_encoded(store, 6)
+    monkeypatch.setattr(shards, "encode", lambda *_: encoded)
+    quick = flows.session.generate.with_options(retry_delay_seconds=0, retry_jitter_factor=0)
+    monkeypatch.setattr(flows.session, "generate", quick)
+    engine = Fussy(crash_on={5}, refuse={7})
+    pool = EnginePool(store, recipe)
+    monkeypatch.setattr(pool, "_starts", lambda model: [lambda ended: engine])
+
+    @flow(task_runner=ThreadPoolTaskRunner(max_workers=4), persist_result=False)
+    def stage() -> list[Ref]:
+        return Session(store, recipe, pool).sample(model, encoded, "train", "iter-0")
+
+    with pool:
+        with pytest.raises(SpinflowError, match=r"iter-0: train shards 2 of 6 failed: out of luck; run again, only those are redone"):
+            stage()
+        assert engine.calls.count(5) == 4  # three retries
+        assert sorted(set(engine.calls)) == [3, 4, 5, 6, 7, 8]
+        engine.calls.clear()
+        engine.crash_on.clear()
+        refs = stage()
+    assert engine.calls == [5]
+    rows = [row for ref in refs for row in read_rows(ref.path / "shard.parquet")]
+    assert [row["row_id"] for row in rows] == [f"{number:016x}" for number in range(6)]
+    assert [row["finish_reason"] for row in rows] == ["stop"] * 4 + ["error: no", "stop"]
