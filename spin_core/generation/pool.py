@@ -64,7 +64,7 @@ class EnginePool:
         self._epoch = 0  # a start of an earlier one is given up
         self._stopped = False
         self._tokens = 0
-        self._ready_at: float | None = None
+        self._busy_since: float | None = None
         # Linux ends a PDEATHSIG child with the *thread* that started it; these threads live as long as the pool
         self._starters = ThreadPoolExecutor(_MAX_ENGINES, "engine-starter")
 
@@ -93,7 +93,7 @@ class EnginePool:
         self.close()
         with self._change:
             self._seats = [_Seat(start) for start in self._starts(model)]
-            self._model, self._tokens, self._ready_at = model, 0, None
+            self._model, self._tokens, self._busy_since = model, 0, None
 
     def _starts(self, model: Ref) -> list[Callable[[Ended], Engine]]:
         """One function a seat, that starts its engine."""
@@ -112,6 +112,8 @@ class EnginePool:
         while True:
             with self._change:
                 seat, engine = self._wait_for_room(model)
+                if not any(other.rows for other in self._seats):  # time without work between two stages is no engine's speed
+                    self._tokens, self._busy_since = 0, time.monotonic()
                 seat.rows += rows
             if engine.alive():
                 return seat, engine
@@ -153,7 +155,6 @@ class EnginePool:
         with self._change:
             if engine is not None and self._epoch == epoch and not self._stopped:
                 seat.engine, engine = engine, None
-                self._ready_at = self._ready_at or time.monotonic()
             elif error is not None:
                 seat.fail(error)
         if engine is not None:  # nobody wants it any more
@@ -183,8 +184,8 @@ class EnginePool:
 
     @property
     def rate(self) -> float:
-        """Tokens/s of all engines since the first was ready."""
-        return self._tokens / max(1e-9, time.monotonic() - self._ready_at) if self._ready_at else 0.0
+        """Tokens/s of all engines since they last had nothing to do."""
+        return self._tokens / max(1e-9, time.monotonic() - self._busy_since) if self._busy_since else 0.0
 
     def stop(self) -> None:
         """Ends the engines for good: shards that wait for one, or lose theirs, raise Cancelled."""
