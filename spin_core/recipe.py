@@ -119,6 +119,8 @@ class TrainingSettings(Group):
     """Pairs in an optimiser step over all devices (paper: 64)."""
     pairs_per_micro_batch: int = Field(4, ge=1)
     """Pairs in one forward and backward pass on a device; changes memory, not results."""
+    backend: Literal["packed", "padded"] = "packed"
+    """Layout of a micro-batch; packed computes each prompt once and pads nothing. Same results; some architectures are always padded."""
     optimizer: Literal["rmsprop", "adamw"] = "rmsprop"
     """Paper: RMSProp."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"

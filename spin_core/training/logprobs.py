@@ -62,6 +62,11 @@ def choose_layout(model: Any, backend: str) -> Layout:
     return collate
 
 
+def token_count(batch: Batch | Packed) -> int:
+    """Tokens that the decoder computes, padding left out."""
+    return len(batch.ids_T) if isinstance(batch, Packed) else int(batch.mask_BT.sum())
+
+
 def batch_of(tensors: dict[str, Tensor]) -> Batch | Packed:
     """The batch whose fields are among `tensors`."""
     kind: type[Batch | Packed] = Packed if "pick_B" in tensors else Batch
