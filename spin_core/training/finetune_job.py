@@ -114,6 +114,7 @@ def _train(job: dict[str, Any]) -> None:
         callbacks=[log],
         beta=settings["beta"],
         loss_kind=settings["loss"],
+        label_smoothing=settings["label_smoothing"],
         precision="bf16" if bf16 else "fp32",
     )
     log.trainer = trainer

@@ -38,9 +38,9 @@ def score_answers_in_forward(model: Any) -> None:
 class SpinTrainer(Trainer):  # type: ignore[misc]
     """Trainer with the SPIN loss, averaged over all pairs of an optimiser step however it is cut into micro-batches."""
 
-    def __init__(self, *args: Any, beta: float, loss_kind: Any, precision: str, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, beta: float, loss_kind: Any, label_smoothing: float, precision: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._beta, self._loss_kind, self._precision = beta, loss_kind, precision
+        self._beta, self._loss_kind, self._label_smoothing, self._precision = beta, loss_kind, label_smoothing, precision
         self._sums: dict[str, float] = defaultdict(float)
         self._tokens = 0
         self._checked = False
@@ -59,7 +59,13 @@ class SpinTrainer(Trainer):  # type: ignore[misc]
         batch = batch_of(inputs)
         real_B, generated_B = model(**{name: inputs[name] for name in batch.__dataclass_fields__}).chunk(2)
         loss_B, reward_real_B, reward_generated_B = spin_loss(
-            real_B, generated_B, inputs["reference_real_B"], inputs["reference_generated_B"], self._beta, self._loss_kind
+            real_B,
+            generated_B,
+            inputs["reference_real_B"],
+            inputs["reference_generated_B"],
+            self._beta,
+            self._loss_kind,
+            self._label_smoothing,
         )
         if not self._checked:
             self._check_step0(loss_B.detach())
@@ -80,16 +86,18 @@ class SpinTrainer(Trainer):  # type: ignore[misc]
         return loss_B.sum() * self.args.world_size / pairs
 
     def _check_step0(self, loss_B: torch.Tensor) -> None:
-        """At the first step the policy is the reference, so every loss is ln 2 (sigmoid) or 1 (hinge).
+        """At the first step the policy is the reference, so every loss is ln 2 (sigmoid), 1 (hinge) or 1/(4β²) (ipo).
 
         Packing, masking and tokenisation mistakes are silent otherwise.
         """
         self._checked = True
         if self.state.global_step:
             return
-        expected = math.log(2.0) if self._loss_kind == "sigmoid" else 1.0
+        expected = {"sigmoid": math.log(2.0), "hinge": 1.0, "ipo": 0.25 / self._beta**2}[self._loss_kind]
+        # how much a rounding error of the log-probs weighs: in proportion to the loss's slope at z = 0
+        steepness = 20.0 / self._beta if self._loss_kind == "ipo" else max(1.0, self._beta / 0.1)
         worst = float((loss_B - expected).abs().max())
-        if not worst <= _STEP0_TOLERANCE[self._precision] * max(1.0, self._beta / 0.1):
+        if not worst <= _STEP0_TOLERANCE[self._precision] * steepness:
             raise SpinflowError(
                 f"step-0 check failed: a pair's loss is {expected + worst:.4f}, not {expected:.4f}; the reference is not this model's",
                 remedy="remove the reference artifact and run again to score it anew",
