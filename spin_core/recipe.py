@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
@@ -107,8 +107,10 @@ class GenerationSettings(Group):
 class TrainingSettings(Group):
     """How the main player is trained."""
 
-    loss: Literal["sigmoid", "hinge"] = "sigmoid"
-    """ℓ of equation 4.7: sigmoid is −log σ(z) (paper), hinge is max(0, 1 − z)."""
+    loss: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
+    """ℓ of equation 4.7: sigmoid is −log σ(z) (paper), hinge is max(0, 1 − z), ipo is (z/β − 1/(2β))²."""
+    label_smoothing: float = Field(0.0, ge=0.0, lt=0.5)
+    """Share of pairs taken to be labelled the wrong way round (paper: 0); sigmoid only."""
     beta: float = Field(0.1, gt=0.0, le=100.0)
     """Regularisation λ (paper: 0.1, and 5.0 in its last iteration)."""
     learning_rate: float = Field(5e-7, gt=0.0, lt=1.0)
@@ -119,6 +121,8 @@ class TrainingSettings(Group):
     """Pairs in an optimiser step over all devices (paper: 64)."""
     pairs_per_micro_batch: int = Field(4, ge=1)
     """Pairs in one forward and backward pass on a device; changes memory, not results."""
+    backend: Literal["packed", "padded"] = "packed"
+    """Layout of a micro-batch; packed computes each prompt once and pads nothing. Same results; some architectures are always padded."""
     optimizer: Literal["rmsprop", "adamw"] = "rmsprop"
     """Paper: RMSProp."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -135,6 +139,12 @@ class TrainingSettings(Group):
     """Steps between checkpoints that a killed run continues from."""
     seed: int = Field(0, ge=0)
     """Order of the pairs."""
+
+    @model_validator(mode="after")
+    def _smoothing_needs_sigmoid(self) -> Self:
+        if self.label_smoothing and self.loss != "sigmoid":
+            raise ValueError(f"label_smoothing works with loss: sigmoid, not {self.loss}")
+        return self
 
 
 class EvaluationSettings(Group):

@@ -12,9 +12,9 @@ from spin_core import process
 from spin_core.recipe import Recipe
 from spin_core.store import Ref, Spec, Store
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 # these change speed, memory or what a crash costs, never the result
-_NOT_IN_DIGEST = {"pairs_per_micro_batch", "gradient_checkpointing", "save_steps"}
+_NOT_IN_DIGEST = {"backend", "pairs_per_micro_batch", "gradient_checkpointing", "save_steps"}
 
 
 def finetune(store: Store, recipe: Recipe, iteration: int, model: Ref, pairs: Ref, reference: Ref) -> Ref:

@@ -1,8 +1,8 @@
-"""Summed log-probs of answers. Axes: B sequences, T positions, N answer tokens of the whole batch, V vocabulary."""
+"""Summed log-probs of answers, packed or padded. Axes: B sequences, T positions, N answer tokens of the batch, V vocabulary."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
+
+from spin_core.training.packing import ATTENTION, Packed, can_pack, pack
 
 _HEAD_CHUNK = 1024  # answer positions whose logits are held at once
 
@@ -47,14 +49,52 @@ def collate(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) 
     return Batch(ids, mask, torch.tensor(sequence), torch.tensor(position), torch.tensor(target))
 
 
-def answer_logps(model: Any, batch: Batch) -> Tensor:
+Layout = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], Batch | Packed]
+
+
+def choose_layout(model: Any, backend: str) -> Layout:
+    """How `model` takes prompts and answers: `pack`, with its attention set to match, or `collate`."""
+    if backend == "packed" and can_pack(model.config):
+        model.set_attn_implementation(ATTENTION)
+        return pack
+    if backend == "packed":
+        print(f"padded layout: the packed one is not proven for a {model.config.model_type} of this config", flush=True)
+    return collate
+
+
+def token_count(batch: Batch | Packed) -> int:
+    """Tokens that the decoder computes, padding left out."""
+    return len(batch.ids_T) if isinstance(batch, Packed) else int(batch.mask_BT.sum())
+
+
+def batch_of(tensors: dict[str, Tensor]) -> Batch | Packed:
+    """The batch whose fields are among `tensors`."""
+    kind: type[Batch | Packed] = Packed if "pick_B" in tensors else Batch
+    return kind(**{name: tensors[name] for name in kind.__dataclass_fields__})
+
+
+def answer_logps(model: Any, batch: Batch | Packed) -> Tensor:
     """log p(answer | prompt) of each sequence: fp32 [B], nats, summed over its answer tokens.
 
     The LM head runs on answer positions only, in chunks that the backward pass recomputes, so full logits never exist.
+    A packed batch needs a model that `choose_layout` has prepared.
     """
     decoder = model.get_decoder()
+    if isinstance(batch, Packed):
+        blocks = [(*block, size) for block, size in zip(batch.block_G3.tolist(), batch.prompt_G.tolist(), strict=True)]
+        inputs = {"input_ids": batch.ids_T[None], "position_ids": batch.position_T[None], "spin_blocks": blocks}
+        hidden_ND = decoder(**inputs, use_cache=False).last_hidden_state[0, batch.source_N]
+        logp_N = _token_logps(model, hidden_ND, batch.target_N)
+        # answers are numbered in the order asked for, so pick_B holds every number and its largest is S − 1
+        logp_S = torch.zeros(int(batch.pick_B.max()) + 1, device=logp_N.device).index_add(0, batch.answer_N, logp_N)
+        return logp_S[batch.pick_B]
     hidden_BTD = decoder(input_ids=batch.ids_BT, attention_mask=batch.mask_BT, use_cache=False).last_hidden_state
-    hidden_ND = hidden_BTD[batch.sequence_N, batch.position_N]
+    logp_N = _token_logps(model, hidden_BTD[batch.sequence_N, batch.position_N], batch.target_N)
+    return torch.zeros(batch.ids_BT.shape[0], device=logp_N.device).index_add(0, batch.sequence_N, logp_N)
+
+
+def _token_logps(model: Any, hidden_ND: Tensor, target_N: Tensor) -> Tensor:
+    """log p of each target: fp32 [N]."""
     head = model.get_output_embeddings()
     cap = getattr(model.config, "final_logit_softcapping", None)
     # what some architectures do to logits after the head: Cohere multiplies them, Granite divides them
@@ -67,10 +107,9 @@ def answer_logps(model: Any, batch: Batch) -> Tensor:
         return -functional.cross_entropy(logits_CV, target_C, reduction="none")
 
     chunks = []
-    for hidden_CD, target_C in zip(torch.split(hidden_ND, _HEAD_CHUNK), torch.split(batch.target_N, _HEAD_CHUNK), strict=True):
+    for hidden_CD, target_C in zip(torch.split(hidden_ND, _HEAD_CHUNK), torch.split(target_N, _HEAD_CHUNK), strict=True):
         if torch.is_grad_enabled():
             chunks.append(checkpoint(chunk_logps, hidden_CD, target_C, use_reentrant=False))
         else:
             chunks.append(chunk_logps(hidden_CD, target_C))
-    logp_N = torch.cat(chunks)
-    return torch.zeros(batch.ids_BT.shape[0], device=logp_N.device).index_add(0, batch.sequence_N, logp_N)
+    return torch.cat(chunks)

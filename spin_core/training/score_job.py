@@ -12,9 +12,10 @@ from transformers import AutoModelForCausalLM
 from spin_core.process import job_main
 from spin_core.progress import Progress, print_event
 from spin_core.rows import SCORES, read_rows, write_rows
-from spin_core.training.logprobs import answer_logps, collate
+from spin_core.training.logprobs import answer_logps, choose_layout
+from spin_core.training.packing import pack
 
-_TOKENS = 8192  # padded tokens in one forward pass; changes memory and speed only
+_TOKENS = 8192  # tokens in one forward pass, padding included; changes memory and speed only
 
 
 def use_bf16(precision: str) -> bool:
@@ -22,36 +23,43 @@ def use_bf16(precision: str) -> bool:
     return precision == "bf16" or (precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported())
 
 
-def _batches(lengths: list[int]) -> list[list[int]]:
-    """Indices, longest first, cut so that rows × longest row stays within the token budget."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+def _batches(rows: list[dict[str, Any]], packed: bool) -> list[list[int]]:
+    """Indices of pairs, longest first, cut so that a batch stays within the token budget."""
+    widths = [len(row["prompt_ids"]) + max(len(row["real_ids"]), len(row["generated_ids"])) for row in rows]
+    exact = [sum(len(row[name]) for name in ("prompt_ids", "real_ids", "generated_ids")) for row in rows]
     batches: list[list[int]] = []
-    for index in order:
-        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= _TOKENS:
+    tokens = 0
+    for index in sorted(range(len(rows)), key=lambda i: -widths[i]):
+        cost = exact[index] if packed else 2 * widths[batches[-1][0] if batches else index]  # padded to the first pair's width
+        if batches and tokens + cost <= _TOKENS:
             batches[-1].append(index)
+            tokens += cost
         else:
             batches.append([index])
+            tokens = exact[index] if packed else 2 * widths[index]
     return batches
 
 
 def _score(job: dict[str, Any]) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model: Any = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32).to(device).eval()
+    layout = choose_layout(model, job["backend"])
     files = {target: read_rows(Path(source)) for source, target in job["files"].items()}
-    total, done, started = sum(map(len, files.values())), 0.0, time.monotonic()
+    total, done, started = sum(map(len, files.values())), 0, time.monotonic()
     for target, rows in files.items():
-        sequences = [(row["prompt_ids"], row[side]) for row in rows for side in ("real_ids", "generated_ids")]
-        logps = [0.0] * len(sequences)
-        for batch in _batches([len(p) + len(a) for p, a in sequences]):
+        logps = [(0.0, 0.0)] * len(rows)
+        for batch in _batches(rows, packed=layout is pack):
+            prompts = [rows[i]["prompt_ids"] for i in batch]
+            answers = [rows[i][side] for side in ("real_ids", "generated_ids") for i in batch]
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(job["precision"])):
-                found = answer_logps(model, collate([sequences[i][0] for i in batch], [sequences[i][1] for i in batch]).to(device))
-            for index, logp in zip(batch, found.tolist(), strict=True):
-                logps[index] = logp
-            done += len(batch) / 2
+                real_B, generated_B = answer_logps(model, layout(prompts * 2, answers).to(device)).chunk(2)
+            for index, real, generated in zip(batch, real_B.tolist(), generated_B.tolist(), strict=True):
+                logps[index] = real, generated
+            done += len(batch)
             print_event(Progress("scoring", done, total, "pairs", f"{done / (time.monotonic() - started):.1f} pairs/s"))
         content = [
-            {"row_id": row["row_id"], "iteration": row["iteration"], "real_logp": logps[2 * i], "generated_logp": logps[2 * i + 1]}
-            for i, row in enumerate(rows)
+            {"row_id": row["row_id"], "iteration": row["iteration"], "real_logp": real, "generated_logp": generated}
+            for row, (real, generated) in zip(rows, logps, strict=True)
         ]
         write_rows(Path(job["out"]) / target, content, SCORES)
 

@@ -14,16 +14,16 @@ from transformers import Trainer, TrainerCallback
 
 from spin_core.errors import SpinflowError
 from spin_core.progress import Progress, print_event
-from spin_core.training.logprobs import Batch, answer_logps, collate
+from spin_core.training.logprobs import Layout, answer_logps, batch_of, token_count
 from spin_core.training.objective import spin_loss
 
 _STEP0_TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}
 
 
-def collate_pairs(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+def collate_pairs(rows: list[dict[str, Any]], layout: Layout) -> dict[str, torch.Tensor]:
     """One batch of B pairs as 2B sequences, the real answers first; reference log-probs alongside, fp32 [B]."""
     prompts = [row["prompt_ids"] for row in rows]
-    batch = collate(prompts + prompts, [row["real_ids"] for row in rows] + [row["generated_ids"] for row in rows])
+    batch = layout(prompts + prompts, [row["real_ids"] for row in rows] + [row["generated_ids"] for row in rows])
     tensors = {name: getattr(batch, name) for name in batch.__dataclass_fields__}
     for side in ("real", "generated"):
         tensors[f"reference_{side}_B"] = torch.tensor([row[f"reference_{side}"] for row in rows], dtype=torch.float32)
@@ -32,16 +32,17 @@ def collate_pairs(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
 
 def score_answers_in_forward(model: Any) -> None:
     """Makes `model(**batch)` return `answer_logps` [B] in place of logits; saving and loading stay as they are."""
-    model.forward = lambda **tensors: answer_logps(model, Batch(**tensors))
+    model.forward = lambda **tensors: answer_logps(model, batch_of(tensors))
 
 
 class SpinTrainer(Trainer):  # type: ignore[misc]
     """Trainer with the SPIN loss, averaged over all pairs of an optimiser step however it is cut into micro-batches."""
 
-    def __init__(self, *args: Any, beta: float, loss_kind: Any, precision: str, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, beta: float, loss_kind: Any, label_smoothing: float, precision: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._beta, self._loss_kind, self._precision = beta, loss_kind, precision
+        self._beta, self._loss_kind, self._label_smoothing, self._precision = beta, loss_kind, label_smoothing, precision
         self._sums: dict[str, float] = defaultdict(float)
+        self._tokens = 0
         self._checked = False
         self._clock = time.monotonic()
         # the loss is normalised by us; without this the Trainer would divide by the accumulation steps once more
@@ -55,9 +56,16 @@ class SpinTrainer(Trainer):  # type: ignore[misc]
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """Sum of the micro-batch's losses over the step's pairs. DDP averages over ranks, hence the factor."""
         # through the wrapped model's own call, so that DDP's gradient hooks and accelerate's autocast apply
-        real_B, generated_B = model(**{name: inputs[name] for name in Batch.__dataclass_fields__}).chunk(2)
+        batch = batch_of(inputs)
+        real_B, generated_B = model(**{name: inputs[name] for name in batch.__dataclass_fields__}).chunk(2)
         loss_B, reward_real_B, reward_generated_B = spin_loss(
-            real_B, generated_B, inputs["reference_real_B"], inputs["reference_generated_B"], self._beta, self._loss_kind
+            real_B,
+            generated_B,
+            inputs["reference_real_B"],
+            inputs["reference_generated_B"],
+            self._beta,
+            self._loss_kind,
+            self._label_smoothing,
         )
         if not self._checked:
             self._check_step0(loss_B.detach())
@@ -73,33 +81,37 @@ class SpinTrainer(Trainer):  # type: ignore[misc]
         }.items():
             self._sums[name] += float(value_B.detach().sum())
         self._sums["pairs"] += len(loss_B)
+        self._tokens += token_count(batch)
         pairs = num_items_in_batch if num_items_in_batch is not None else len(loss_B)
         return loss_B.sum() * self.args.world_size / pairs
 
     def _check_step0(self, loss_B: torch.Tensor) -> None:
-        """At the first step the policy is the reference, so every loss is ln 2 (sigmoid) or 1 (hinge).
+        """At the first step the policy is the reference, so every loss is ln 2 (sigmoid), 1 (hinge) or 1/(4β²) (ipo).
 
         Packing, masking and tokenisation mistakes are silent otherwise.
         """
         self._checked = True
         if self.state.global_step:
             return
-        expected = math.log(2.0) if self._loss_kind == "sigmoid" else 1.0
+        expected = {"sigmoid": math.log(2.0), "hinge": 1.0, "ipo": 0.25 / self._beta**2}[self._loss_kind]
+        # how much a rounding error of the log-probs weighs: in proportion to the loss's slope at z = 0
+        steepness = 20.0 / self._beta if self._loss_kind == "ipo" else max(1.0, self._beta / 0.1)
         worst = float((loss_B - expected).abs().max())
-        if not worst <= _STEP0_TOLERANCE[self._precision] * max(1.0, self._beta / 0.1):
+        if not worst <= _STEP0_TOLERANCE[self._precision] * steepness:
             raise SpinflowError(
                 f"step-0 check failed: a pair's loss is {expected + worst:.4f}, not {expected:.4f}; the reference is not this model's",
                 remedy="remove the reference artifact and run again to score it anew",
             )
 
     def take_metrics(self) -> dict[str, float]:
-        """Means a pair since the last call, and pairs/s."""
+        """Means a pair since the last call, pairs/s and the tokens/s that the decoder computed, padding left out."""
         pairs = self._sums.pop("pairs", 0.0) or 1.0
         metrics = {name: value / pairs for name, value in self._sums.items()}
         self._sums.clear()
         now = time.monotonic()
         metrics["pairs/s"] = pairs * self.args.world_size / (now - self._clock)
-        self._clock = now
+        metrics["tokens/s"] = self._tokens * self.args.world_size / (now - self._clock)
+        self._clock, self._tokens = now, 0
         return metrics
 
 

@@ -122,6 +122,30 @@ def test_micro_batches_do_not_change_the_losses(world: tuple[Store, Ref, Ref, Re
         assert one == pytest.approx(eight, rel=1e-4)
 
 
+@pytest.mark.parametrize(("settings", "expected"), [({"loss": "ipo"}, 25.0), ({"label_smoothing": 0.1}, math.log(2))])
+def test_every_loss_starts_where_the_step_0_check_expects(
+    world: tuple[Store, Ref, Ref, Ref], tiny_model: Path, settings: dict[str, Any], expected: float
+) -> None:
+    store, model, pairs, reference = world
+    first = steps(finetune(store, recipe_for(tiny_model, **settings), 0, model, pairs, reference))[0]
+    assert first["loss"] == pytest.approx(expected, rel=1e-3)
+    assert first["tokens/s"] > first["pairs/s"]
+
+
+def test_packed_and_padded_runs_give_the_same_losses(world: tuple[Store, Ref, Ref, Ref], tiny_model: Path, tmp_path: Path) -> None:
+    """`training.backend` is not in the digest: it may change speed and memory, never the curve; nor may gradient checkpointing."""
+    _, model, pairs, reference = world
+    curves = []
+    for backend, checkpointing in (("packed", False), ("padded", False), ("packed", True)):
+        recipe = recipe_for(tiny_model, backend=backend, gradient_checkpointing=checkpointing)
+        new = finetune(Store(tmp_path / f"{backend}-{checkpointing}"), recipe, 0, model, pairs, reference)
+        assert "spin_tree" not in (new.path / "config.json").read_text()
+        curves.append([(line["loss"], line["grad_norm"]) for line in steps(new)])
+    for packed, padded, recomputed in zip(*curves, strict=True):
+        assert packed == pytest.approx(padded, rel=1e-4)
+        assert packed == pytest.approx(recomputed, rel=1e-4)
+
+
 def test_a_foreign_reference_stops_the_run(world: tuple[Store, Ref, Ref, Ref], tiny_model: Path) -> None:
     """The step-0 check is what finds a wrong reference, mask or template; without it training silently learns nonsense."""
     store, model, pairs, reference = world
