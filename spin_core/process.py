@@ -19,7 +19,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,11 +28,12 @@ from spin_core import progress
 from spin_core.errors import BadInput, Cancelled, ChildCrash, SpinflowError
 
 _PR_SET_PDEATHSIG = 1
+_MARK = "SPINFLOW_CHILD"
 _ERROR = "@error "
 _EXCEPTION = re.compile(r"\b\w+(?:Error|Exception|Exit): \S.*")
 _LAST_BYTES = 2**16
 _BAD_INPUT_STATUS = 2
-_live: set[subprocess.Popen[str]] = set()
+_live: dict[subprocess.Popen[str], str] = {}  # each with its mark in the environment
 _lock = threading.Lock()
 
 
@@ -50,6 +50,7 @@ def spawn(
     With `pipe`, stdout and stderr can be read line by line; otherwise they go to `log`. The child inherits `fds` (see `devices.Hold`).
     """
     log.parent.mkdir(parents=True, exist_ok=True)
+    mark = uuid4().hex
     with log.open("a") as handle:
         child = subprocess.Popen(
             list(command),
@@ -58,12 +59,12 @@ def spawn(
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env={**os.environ, **(env or {})},
+            env={**os.environ, **(env or {}), _MARK: mark},
             preexec_fn=die_with_parent,
             pass_fds=fds,
         )
     with _lock:
-        _live.add(child)
+        _live[child] = f"{_MARK}={mark}"
     return child
 
 
@@ -198,8 +199,12 @@ def descendants(pid: int) -> list[int]:
 
 
 def end(*children: subprocess.Popen[str], grace_s: float = 10.0) -> None:
-    """Ends children and their whole process trees together: SIGTERM, then SIGKILL for what is left after `grace_s`."""
-    trees = [pid for child in children for pid in descendants(child.pid)]
+    """Ends children and their whole process trees together: SIGTERM, then SIGKILL for what is left after `grace_s`.
+
+    Their descendants are known by a mark in the environment: those of a child that was killed have init as their parent.
+    """
+    with _lock:
+        marks = [_live[child] for child in children if child in _live]
     for child in children:
         if child.poll() is None:
             child.terminate()
@@ -211,9 +216,8 @@ def end(*children: subprocess.Popen[str], grace_s: float = 10.0) -> None:
             child.kill()
             child.wait()
         forget(child)
-    for pid in trees:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    for mark in marks:
+        kill_marked(mark)
 
 
 def live() -> list[subprocess.Popen[str]]:
@@ -225,7 +229,7 @@ def live() -> list[subprocess.Popen[str]]:
 def forget(child: subprocess.Popen[str]) -> None:
     """Takes an ended child off the list of those that `end_all` ends."""
     with _lock:
-        _live.discard(child)
+        _live.pop(child, None)
 
 
 def end_all() -> None:

@@ -89,6 +89,21 @@ def test_end_takes_the_grandchildren(tmp_path: Path) -> None:
     assert not any(_runs(pid) for pid in grandchildren)
 
 
+def test_end_takes_what_a_killed_child_left(tmp_path: Path) -> None:
+    """vLLM's engine core outlives a killed server and holds the memory that the next one needs."""
+    child = process.spawn(["sh", "-c", "sleep 60 & echo $!; wait"], tmp_path / "log")
+    deadline = time.monotonic() + 5
+    while not (tmp_path / "log").read_text().strip() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    orphan = int((tmp_path / "log").read_text())
+    child.kill()
+    child.wait()
+    assert _runs(orphan)
+    process.end(child)
+    time.sleep(0.1)
+    assert not _runs(orphan)
+
+
 def _runs(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in {"Z", "X"}
