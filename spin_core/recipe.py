@@ -119,10 +119,14 @@ class TrainingSettings(Group):
     """Passes over the pairs (paper: 2)."""
     pairs_per_step: int = Field(64, ge=1)
     """Pairs in an optimiser step over all devices (paper: 64)."""
-    pairs_per_micro_batch: int = Field(4, ge=1)
-    """Pairs in one forward and backward pass on a device; changes memory, not results."""
-    backend: Literal["packed", "padded"] = "packed"
-    """Layout of a micro-batch; packed computes each prompt once and pads nothing. Same results; some architectures are always padded."""
+    tokens_per_micro_batch: int = Field(4096, ge=1)
+    """Tokens in one forward and backward pass on a device; changes memory and speed, not results. A longer pair goes alone."""
+    group_rows: bool = True
+    """Keep a row's pairs (carry-over) in one micro-batch, where prompt and human answer are computed once for all of them."""
+    backend: Literal["packed", "trl"] = "packed"
+    """packed computes each prompt once and pads nothing; trl is TRL's DPOTrainer, same losses, for architectures that cannot be packed."""
+    sft_weight: float = Field(0.0, ge=0.0, le=100.0)
+    """Weight of the human answers' negative log-likelihood a token, added to the loss (paper: 0); packed only."""
     optimizer: Literal["rmsprop", "adamw"] = "rmsprop"
     """Paper: RMSProp."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -137,13 +141,17 @@ class TrainingSettings(Group):
     """Recompute activations in the backward pass: less memory, slower."""
     save_steps: int = Field(20, ge=1)
     """Steps between checkpoints that a killed run continues from."""
+    report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = []
+    """Where else the metrics of every step go; the package must be installed. Settings are the package's own."""
     seed: int = Field(0, ge=0)
     """Order of the pairs."""
 
     @model_validator(mode="after")
-    def _smoothing_needs_sigmoid(self) -> Self:
+    def _losses_that_are_defined(self) -> Self:
         if self.label_smoothing and self.loss != "sigmoid":
             raise ValueError(f"label_smoothing works with loss: sigmoid, not {self.loss}")
+        if self.backend == "trl" and (self.loss == "ipo" or self.label_smoothing or self.sft_weight):
+            raise ValueError("backend: trl has the losses sigmoid and hinge, without label_smoothing or sft_weight")
         return self
 
 

@@ -122,7 +122,7 @@ def _recipe(path: Path, keys: dict[str, Any], devices: int) -> Recipe:
     training = {ours: _VALUES.get(key, {}).get(keys[key], keys[key]) for key, ours in _TRAINING.items() if keys.get(key) is not None}
     training |= {
         "pairs_per_step": batch * accumulation * devices,
-        "pairs_per_micro_batch": batch,
+        "tokens_per_micro_batch": batch * (keys.get("max_length") or 1024),
         "precision": "auto" if keys.get("bf16") else "fp32",  # auto is bf16 where the device has it
     }
     whole, prompt = keys.get("max_length") or 1024, keys.get("max_prompt_length") or 512

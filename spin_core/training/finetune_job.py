@@ -2,78 +2,77 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
+from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from spin_core.errors import BadInput
 from spin_core.gather import TRAIN_FILE
 from spin_core.process import die_with_parent, job_main
-from spin_core.rows import read_rows
-from spin_core.training.logprobs import choose_layout
-from spin_core.training.packing import pack
+from spin_core.training.packing import ATTENTION, can_pack
+from spin_core.training.plan import Size, plan
 from spin_core.training.score import load_scores
 from spin_core.training.score_job import use_bf16
-from spin_core.training.trainer import MetricsLog, SpinTrainer, collate_pairs, score_answers_in_forward
+from spin_core.training.trainer import MetricsLog, PlannedTrainer, SpinTrainer, collate_pairs, score_answers_in_forward
+
+_IDS = ("prompt_ids", "real_ids", "generated_ids")
 
 
-def micro_batch(pairs_per_step: int, wanted: int, world: int) -> int:
-    """The largest micro-batch ≤ `wanted` that cuts the step into equal parts on every device."""
-    if pairs_per_step % world:
-        raise BadInput(
-            f"training.pairs_per_step={pairs_per_step} cannot be cut evenly over {world} devices", remedy="make it a multiple of them"
-        )
-    share = pairs_per_step // world
-    return next(size for size in range(min(wanted, share), 0, -1) if share % size == 0)
-
-
-def _arguments(job: dict[str, Any], bf16: bool) -> TrainingArguments:
+def _arguments(job: dict[str, Any], accumulation: int, bf16: bool) -> dict[str, Any]:
+    """What `TrainingArguments` are set to; the plan decides how pairs are cut and how long an epoch is."""
     settings = job["training"]
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    size = micro_batch(settings["pairs_per_step"], settings["pairs_per_micro_batch"], world)
-    return TrainingArguments(
-        output_dir=job["work"],
-        per_device_train_batch_size=size,
-        gradient_accumulation_steps=max(1, settings["pairs_per_step"] // (size * world)),
-        num_train_epochs=settings["epochs"],
-        learning_rate=settings["learning_rate"],
-        lr_scheduler_type={"constant": "constant_with_warmup"}.get(settings["schedule"], settings["schedule"]),
-        warmup_steps=settings["warmup_ratio"],
-        optim={"rmsprop": "rmsprop", "adamw": "adamw_torch"}[settings["optimizer"]],
-        weight_decay=0.0,
-        max_grad_norm=settings["max_grad_norm"],
-        gradient_checkpointing=settings["gradient_checkpointing"],
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-        bf16=bf16,
-        use_cpu=not torch.cuda.is_available(),
-        seed=settings["seed"],
-        data_seed=settings["seed"],
-        logging_steps=1,
-        logging_first_step=True,
-        save_strategy="steps",
-        save_steps=settings["save_steps"],
-        save_total_limit=1,
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        report_to="none",
-    )
+    return {
+        "output_dir": job["work"],
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": accumulation,
+        "num_train_epochs": 1,
+        "learning_rate": settings["learning_rate"],
+        "lr_scheduler_type": {"constant": "constant_with_warmup"}.get(settings["schedule"], settings["schedule"]),
+        "warmup_steps": settings["warmup_ratio"],
+        "optim": {"rmsprop": "rmsprop", "adamw": "adamw_torch"}[settings["optimizer"]],
+        "weight_decay": 0.0,
+        "max_grad_norm": settings["max_grad_norm"],
+        "gradient_checkpointing": settings["gradient_checkpointing"],
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "bf16": bf16,
+        "use_cpu": not torch.cuda.is_available(),
+        "seed": settings["seed"],
+        "logging_steps": 1,
+        "logging_first_step": True,
+        "save_strategy": "steps",
+        "save_steps": settings["save_steps"],
+        "save_total_limit": 1,
+        "remove_unused_columns": False,
+        "disable_tqdm": True,
+        "report_to": settings["report_to"] or "none",
+        "run_name": job["name"],
+    }
 
 
-def _dataset(job: dict[str, Any]) -> list[dict[str, Any]]:
+def _dataset(job: dict[str, Any]) -> Dataset:
     """The pairs with their reference log-probs; a missing or foreign row is an error."""
     path = Path(job["pairs"]) / TRAIN_FILE
     scores = load_scores(Path(job["reference"]) / "scores.parquet", path)
-    rows = read_rows(path, ["row_id", "iteration", "prompt_ids", "real_ids", "generated_ids"])
-    for row in rows:
-        row["reference_real"], row["reference_generated"] = scores[row["row_id"], row["iteration"]]
-    return rows
+    table = pq.read_table(path, columns=["row_id", "iteration", *_IDS])
+    keys = zip(table["row_id"].to_pylist(), table["iteration"].to_pylist(), strict=True)
+    real, generated = zip(*(scores[key] for key in keys), strict=True)
+    return Dataset(table.append_column("reference_real", pa.array(real)).append_column("reference_generated", pa.array(generated)))
+
+
+def _sizes(rows: Dataset) -> list[Size]:
+    lengths = [pc.list_value_length(rows.data.column(name)).to_pylist() for name in _IDS]
+    return [Size(*row) for row in zip(rows.data.column("row_id").to_pylist(), *lengths, strict=True)]
 
 
 def without_dropout(model: str) -> Any:
@@ -88,36 +87,58 @@ def without_dropout(model: str) -> Any:
     return config
 
 
-def _saving(rows: list[dict[str, Any]]) -> str:
-    """What packing saves over an epoch of `rows`; answers shared within a micro-batch save more."""
-    prompts, real, generated = (sum(len(row[name]) for row in rows) for name in ("prompt_ids", "real_ids", "generated_ids"))
-    packed, separate = prompts + real + generated - 2 * len(rows), 2 * prompts + real + generated
-    return f"packed layout: {packed:,} tokens instead of {separate:,} and their padding, each pair's prompt computed once"
+def _packs(model: Any, settings: dict[str, Any]) -> bool:
+    """Whether the packed backend trains `model`; raises BadInput where TRL cannot stand in for it."""
+    if settings["backend"] == "trl" or can_pack(model.config):
+        return bool(settings["backend"] == "packed")
+    why = f"the packed backend is not proven for a {model.config.model_type} of this config"
+    if settings["loss"] == "ipo" or settings["label_smoothing"] or settings["sft_weight"]:
+        raise BadInput(f"{why}, and the TRL backend has no ipo, label_smoothing or sft_weight", remedy="train with loss: sigmoid or hinge")
+    print(f"TRL backend: {why}", flush=True)
+    return False
+
+
+def _check_reporters(names: list[str]) -> None:
+    for name in names:
+        if not find_spec(name):
+            raise BadInput(f"training.report_to: {name} is not installed", remedy=f"pip install {name}, or leave it out")
 
 
 def _train(job: dict[str, Any]) -> None:
     settings = job["training"]
+    _check_reporters(settings["report_to"])
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", job["tensorboard"])  # its default is the folder of the checkpoints, which goes
     bf16 = use_bf16(settings["precision"])
     # fp32 master weights: a step at 5e-7 is smaller than bf16 can add to a weight
     model: Any = AutoModelForCausalLM.from_pretrained(job["model"], config=without_dropout(job["model"]), dtype=torch.float32)
-    layout = choose_layout(model, settings["backend"])
-    score_answers_in_forward(model)
+    packed = _packs(model, settings)
     rows = _dataset(job)
-    if layout is pack:
-        print(_saving(rows), flush=True)
-    log = MetricsLog(Path(job["work"]) / "metrics.jsonl")
-    trainer = SpinTrainer(
-        model=model,
-        args=_arguments(job, bf16),
-        train_dataset=rows,
-        data_collator=functools.partial(collate_pairs, layout=layout),
-        callbacks=[log],
-        beta=settings["beta"],
-        loss_kind=settings["loss"],
-        label_smoothing=settings["label_smoothing"],
-        precision="bf16" if bf16 else "fp32",
+    sizes = _sizes(rows)
+    steps = plan(
+        sizes,
+        pairs_per_step=settings["pairs_per_step"],
+        epochs=settings["epochs"],
+        seed=settings["seed"],
+        group_rows=settings["group_rows"],
+        tokens=settings["tokens_per_micro_batch"],
+        world=int(os.environ.get("WORLD_SIZE", "1")),
+        padded=not packed,
     )
-    log.trainer = trainer
+    log = MetricsLog(Path(job["work"]) / "metrics.jsonl")
+    common: dict[str, Any] = {"train_dataset": rows, "callbacks": [log]}
+    arguments = _arguments(job, steps.accumulation, bf16)
+    trainer: PlannedTrainer
+    if packed:
+        model.set_attn_implementation(ATTENTION)
+        score_answers_in_forward(model)
+        trainer = SpinTrainer(model, args=TrainingArguments(**arguments), data_collator=collate_pairs, **common)
+    else:
+        from spin_core.training.trl_backend import TrlTrainer  # importing TRL takes seconds
+
+        trainer = TrlTrainer(model, arguments, settings, Path(job["model"]), **common)
+    trainer.follow(steps, settings, bf16)
+    if packed and trainer.is_world_process_zero():
+        print(steps.saving(sizes), flush=True)
     trainer.train(resume_from_checkpoint=_last_whole_checkpoint(Path(job["work"])))
     trainer.accelerator.wait_for_everyone()
     trainer.save_model(job["out"])

@@ -12,9 +12,9 @@ from spin_core import process
 from spin_core.recipe import Recipe
 from spin_core.store import Ref, Spec, Store
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 # these change speed, memory or what a crash costs, never the result
-_NOT_IN_DIGEST = {"backend", "pairs_per_micro_batch", "gradient_checkpointing", "save_steps"}
+_NOT_IN_DIGEST = {"backend", "tokens_per_micro_batch", "gradient_checkpointing", "save_steps", "report_to"}
 
 
 def finetune(store: Store, recipe: Recipe, iteration: int, model: Ref, pairs: Ref, reference: Ref) -> Ref:
@@ -24,8 +24,16 @@ def finetune(store: Store, recipe: Recipe, iteration: int, model: Ref, pairs: Re
     spec = Spec("model", STAGE_VERSION, params, (model, pairs, reference))
 
     def write(staging: Path) -> dict[str, Any]:
-        job: dict[str, Any] = {"model": str(model.path), "pairs": str(pairs.path), "reference": str(reference.path)}
-        job |= {"training": settings, "work": str(store.work_dir(spec)), "out": str(staging)}
+        job = {
+            "name": f"{recipe.name}-iter-{iteration}",
+            "model": str(model.path),
+            "pairs": str(pairs.path),
+            "reference": str(reference.path),
+            "training": settings,
+            "tensorboard": str(store.home / "logs" / "tensorboard"),
+            "work": str(store.work_dir(spec)),
+            "out": str(staging),
+        }
         log = store.log_path(f"finetune-{spec.digest}")
         process.run_job("spin_core.training.finetune_job", job, log, launcher=launcher(), name=f"iter-{iteration} · training")
         lines = [json.loads(line) for line in (staging / "metrics.jsonl").read_text().splitlines()]

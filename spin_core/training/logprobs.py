@@ -52,25 +52,12 @@ def collate(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) 
 Layout = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], Batch | Packed]
 
 
-def choose_layout(model: Any, backend: str) -> Layout:
-    """How `model` takes prompts and answers: `pack`, with its attention set to match, or `collate`."""
-    if backend == "packed" and can_pack(model.config):
+def choose_layout(model: Any) -> Layout:
+    """How `model` takes prompts and answers: `pack`, with its attention set to match, where that is proven; else `collate`."""
+    if can_pack(model.config):
         model.set_attn_implementation(ATTENTION)
         return pack
-    if backend == "packed":
-        print(f"padded layout: the packed one is not proven for a {model.config.model_type} of this config", flush=True)
     return collate
-
-
-def token_count(batch: Batch | Packed) -> int:
-    """Tokens that the decoder computes, padding left out."""
-    return len(batch.ids_T) if isinstance(batch, Packed) else int(batch.mask_BT.sum())
-
-
-def batch_of(tensors: dict[str, Tensor]) -> Batch | Packed:
-    """The batch whose fields are among `tensors`."""
-    kind: type[Batch | Packed] = Packed if "pick_B" in tensors else Batch
-    return kind(**{name: tensors[name] for name in kind.__dataclass_fields__})
 
 
 def answer_logps(model: Any, batch: Batch | Packed) -> Tensor:

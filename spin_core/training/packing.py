@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface
 
+from spin_core.training.meter import Work
+
 ATTENTION = "spin_tree"
 # model types for which the tests prove that packed log-probs and gradients are those of one sequence at a time
 PACKED_ARCHITECTURES = ("cohere", "gemma", "granite", "llama", "mistral", "qwen2", "qwen3")
@@ -40,6 +42,13 @@ class Packed:
     def to(self, device: torch.device) -> Packed:
         """The same batch on a device."""
         return Packed(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+
+    def work(self) -> Work:
+        """What it asks of the model."""
+        tree_G, start_G, end_G = self.block_G3.unbind(1)
+        own_G = end_G - start_G
+        attended_G = own_G * (own_G + 1) // 2 + torch.where(start_G == tree_G, 0, own_G * self.prompt_G)
+        return Work(len(self.ids_T), int(attended_G.sum()), len(self.source_N))
 
 
 def pack(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Packed:

@@ -43,7 +43,7 @@ def _batches(rows: list[dict[str, Any]], packed: bool) -> list[list[int]]:
 def _score(job: dict[str, Any]) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model: Any = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32).to(device).eval()
-    layout = choose_layout(model, job["backend"])
+    layout = choose_layout(model)
     files = {target: read_rows(Path(source)) for source, target in job["files"].items()}
     total, done, started = sum(map(len, files.values())), 0, time.monotonic()
     for target, rows in files.items():

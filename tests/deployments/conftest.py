@@ -26,7 +26,7 @@ name: night
 model: {{name: {model}}}
 data: {{name: demo, subset: 40, test_size: 8, max_prompt_tokens: 256}}
 generation: {{engine: transformers, max_new_tokens: 24, shard_rows: 16}}
-training: {{epochs: 1, pairs_per_step: 8, pairs_per_micro_batch: 8, learning_rate: 1.0e-3, save_steps: 2}}
+training: {{epochs: 1, pairs_per_step: 8, learning_rate: 1.0e-3, save_steps: 2}}
 iterations: [{{}}]
 """
 

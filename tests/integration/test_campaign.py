@@ -21,7 +21,7 @@ name: tiny
 model: {{name: {model}}}
 data: {{name: demo, subset: 40, test_size: 8, max_prompt_tokens: 256}}
 generation: {{max_new_tokens: 24, shard_rows: 8}}
-training: {{epochs: 1, pairs_per_step: 8, pairs_per_micro_batch: 8, learning_rate: 1.0e-3}}
+training: {{epochs: 1, pairs_per_step: 8, learning_rate: 1.0e-3}}
 iterations: [{{}}, {{}}]
 """
 

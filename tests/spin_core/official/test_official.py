@@ -202,7 +202,7 @@ def test_gather_names_what_is_wrong(tmp_path: Path, harm: Any, says: str) -> Non
 def test_the_official_config_means_what_it_says(tmp_path: Path) -> None:
     plan = load(config(tmp_path), ["--num_train_epochs=6", "--output-dir=elsewhere"], devices=8)
     training = plan.recipe.training
-    assert (training.pairs_per_step, training.pairs_per_micro_batch, training.epochs) == (64, 8, 6)
+    assert (training.pairs_per_step, training.tokens_per_micro_batch, training.epochs) == (64, 8 * 1024, 6)
     assert (training.learning_rate, training.beta, training.optimizer, training.schedule) == (5e-7, 0.1, "rmsprop", "linear")
     assert (training.warmup_ratio, training.gradient_checkpointing, training.precision, training.seed) == (0.1, True, "auto", 42)
     assert (plan.recipe.data.max_prompt_tokens, plan.recipe.generation.max_new_tokens) == (512, 256)

@@ -79,7 +79,7 @@ def one_by_one(model: Any, sequences: Sequences) -> torch.Tensor:
 
 
 def packed(model: Any, sequences: Sequences) -> torch.Tensor:
-    layout = choose_layout(model, "packed")
+    layout = choose_layout(model)
     assert layout is pack
     return answer_logps(model, layout([p for p, _ in sequences], [a for _, a in sequences]))
 
@@ -168,6 +168,5 @@ def test_layout_holds_no_padding_and_each_prompt_once() -> None:
     ],
     ids=["gpt2", "gemma2", "mistral-window", "qwen2-window", "dynamic-rope"],
 )
-def test_what_is_not_proven_is_padded(config: PretrainedConfig, capsys: pytest.CaptureFixture[str]) -> None:
-    assert choose_layout(AutoModelForCausalLM.from_config(config), "packed") is collate
-    assert "padded layout" in capsys.readouterr().out
+def test_what_is_not_proven_is_padded(config: PretrainedConfig) -> None:
+    assert choose_layout(AutoModelForCausalLM.from_config(config)) is collate

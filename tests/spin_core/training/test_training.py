@@ -19,7 +19,6 @@ from spin_core.models import import_model
 from spin_core.recipe import ModelSettings, Recipe
 from spin_core.rows import PAIRS, SCORES, read_rows, write_rows
 from spin_core.store import Ref, Spec, Store
-from spin_core.training.finetune_job import micro_batch
 from spin_core.training.launch import finetune
 from spin_core.training.logprobs import answer_logps, collate
 from spin_core.training.score import load_scores, score
@@ -53,7 +52,7 @@ def make_pairs(store: Store, count: int) -> Ref:
 
 
 def recipe_for(model: Path, **training: Any) -> Recipe:
-    settings = {"epochs": 1, "pairs_per_step": 8, "pairs_per_micro_batch": 8, "warmup_ratio": 0.0, "learning_rate": 1e-3} | training
+    settings = {"epochs": 1, "pairs_per_step": 8, "tokens_per_micro_batch": 512, "warmup_ratio": 0.0, "learning_rate": 1e-3} | training
     return Recipe.model_validate({"name": "t", "model": {"name": str(model)}, "data": {"name": "demo"}, "training": settings})
 
 
@@ -111,11 +110,11 @@ def test_a_step_at_the_papers_rate_changes_the_checkpoint(world: tuple[Store, Re
 
 
 def test_micro_batches_do_not_change_the_losses(world: tuple[Store, Ref, Ref, Ref], tiny_model: Path, tmp_path: Path) -> None:
-    """20 pairs in steps of 8: two whole steps and a last one of 4, cut into 8×1 and 1×8."""
+    """20 pairs in steps of 8: two whole steps and a last one of 4, one pair at a time or all at once."""
     _, model, pairs, reference = world
     curves = []
-    for size in (1, 8):
-        new = finetune(Store(tmp_path / str(size)), recipe_for(tiny_model, pairs_per_micro_batch=size), 0, model, pairs, reference)
+    for tokens in (1, 4096):
+        new = finetune(Store(tmp_path / str(tokens)), recipe_for(tiny_model, tokens_per_micro_batch=tokens), 0, model, pairs, reference)
         curves.append([(line["loss"], line["grad_norm"]) for line in steps(new)])
     assert len(curves[0]) == 3
     for one, eight in zip(*curves, strict=True):
@@ -132,18 +131,34 @@ def test_every_loss_starts_where_the_step_0_check_expects(
     assert first["tokens/s"] > first["pairs/s"]
 
 
-def test_packed_and_padded_runs_give_the_same_losses(world: tuple[Store, Ref, Ref, Ref], tiny_model: Path, tmp_path: Path) -> None:
-    """`training.backend` is not in the digest: it may change speed and memory, never the curve; nor may gradient checkpointing."""
+@pytest.mark.parametrize("loss", ["sigmoid", "hinge"])
+def test_packed_and_trl_give_the_same_losses(world: tuple[Store, Ref, Ref, Ref], tiny_model: Path, tmp_path: Path, loss: str) -> None:
+    """Five steps. `training.backend` is not in the digest: it may change speed and memory, never the curve; nor may checkpointing."""
     _, model, pairs, reference = world
-    curves = []
-    for backend, checkpointing in (("packed", False), ("padded", False), ("packed", True)):
-        recipe = recipe_for(tiny_model, backend=backend, gradient_checkpointing=checkpointing)
+    runs = []
+    variants = [("packed", False), ("trl", False), ("packed", True)]
+    for backend, checkpointing in variants if loss == "sigmoid" else variants[:2]:
+        recipe = recipe_for(tiny_model, backend=backend, gradient_checkpointing=checkpointing, pairs_per_step=4, loss=loss)
         new = finetune(Store(tmp_path / f"{backend}-{checkpointing}"), recipe, 0, model, pairs, reference)
         assert "spin_tree" not in (new.path / "config.json").read_text()
-        curves.append([(line["loss"], line["grad_norm"]) for line in steps(new)])
-    for packed, padded, recomputed in zip(*curves, strict=True):
-        assert packed == pytest.approx(padded, rel=1e-4)
-        assert packed == pytest.approx(recomputed, rel=1e-4)
+        runs.append(steps(new))
+    assert len(runs[0]) == 5
+    assert runs[0][-1]["loss"] < runs[0][0]["loss"] - 0.02
+    for packed, trl, *others in zip(*runs, strict=True):
+        assert set(packed) == set(trl)
+        for name in ("loss", "grad_norm", "rewards/real", "rewards/generated", "rewards/margins", "rewards/accuracies", "logps/real"):
+            assert packed[name] == pytest.approx(trl[name], rel=1e-4, abs=1e-4), name
+        assert all(packed["loss"] == pytest.approx(other["loss"], rel=1e-4) for other in others)
+
+
+def test_the_sft_term_holds_the_human_answers_up(world: tuple[Store, Ref, Ref, Ref], tiny_model: Path) -> None:
+    """With it, the loss starts at ln 2 + w·NLL a token, and the human answers' log-probs end higher."""
+    store, model, pairs, reference = world
+    plain, held = (
+        steps(finetune(store, recipe_for(tiny_model, epochs=3, sft_weight=weight), 0, model, pairs, reference)) for weight in (0.0, 1.0)
+    )
+    assert held[0]["loss"] > plain[0]["loss"] + 1.0
+    assert held[-1]["logps/real"] > plain[-1]["logps/real"]
 
 
 def test_a_foreign_reference_stops_the_run(world: tuple[Store, Ref, Ref, Ref], tiny_model: Path) -> None:
@@ -158,10 +173,6 @@ def test_a_foreign_reference_stops_the_run(world: tuple[Store, Ref, Ref, Ref], t
     with pytest.raises(BadInput, match="step-0 check failed"):
         finetune(store, recipe_for(tiny_model), 0, model, pairs, wrong)
     assert not [p for p in (store.home / ".staging").iterdir()]
-
-
-def test_micro_batch_divides_the_step() -> None:
-    assert [micro_batch(64, 4, 1), micro_batch(6, 4, 1), micro_batch(7, 4, 1), micro_batch(8, 16, 2)] == [4, 3, 1, 4]
 
 
 def test_a_killed_run_continues_as_if_nothing_had_happened(world: tuple[Store, Ref, Ref, Ref], tiny_model: Path, tmp_path: Path) -> None:
@@ -185,7 +196,7 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(world: tuple[Store, R
     (metrics,) = work.glob("metrics.jsonl")
     metrics.write_text(metrics.read_text() + '{"step": 16, "lo')
     resumed = steps(finetune(store, recipe, 0, model, pairs, reference))
-    assert [line["step"] for line in resumed] == list(range(1, 61))
+    assert [line["step"] for line in resumed] == list(range(1, 51))
     for one, other in zip(whole, resumed, strict=True):
         assert other["loss"] == pytest.approx(one["loss"], abs=1e-6)
     assert not list((store.home / "work").iterdir())

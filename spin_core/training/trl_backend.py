@@ -1,0 +1,81 @@
+"""TRL's `DPOTrainer` on the same pairs, plan, reference and metrics.
+
+For architectures that the packed layout is not proven for (sliding windows, linear attention, mixtures of experts with their
+auxiliary loss), and as the yardstick.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import AutoTokenizer
+from trl import DPOConfig, DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+from spin_core.training.meter import Work
+from spin_core.training.trainer import PlannedTrainer
+
+# TRL's name → ours
+_METRICS = {
+    "rewards/chosen": "rewards/real",
+    "rewards/rejected": "rewards/generated",
+    "rewards/accuracies": "rewards/accuracies",
+    "rewards/margins": "rewards/margins",
+    "logps/chosen": "logps/real",
+    "logps/rejected": "logps/generated",
+}
+
+
+class TrlTrainer(PlannedTrainer, DPOTrainer):  # type: ignore[misc]
+    """TRL's forward pass and loss; the plan, the normalisation over a step and the metrics' names are ours."""
+
+    def __init__(self, model: Any, arguments: dict[str, Any], settings: dict[str, Any], folder: Path, **kwargs: Any) -> None:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        # what it is never only matters to a mask: padding is not attended to
+        collator = DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id or 0)
+        config = DPOConfig(**arguments, beta=settings["beta"], loss_type=[settings["loss"]], max_length=None, precompute_ref_log_probs=True)
+        super().__init__(model, args=config, processing_class=tokenizer, data_collator=lambda rows: _collate(rows, collator), **kwargs)
+        self._losses: list[Tensor] = []
+
+    def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
+        return dataset  # tokenised already
+
+    def _precompute_ref_logps(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
+        return dataset  # scored already
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """None: a checkpoint of ours is for resuming only."""
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        """TRL's mean over the micro-batch as its share of the step."""
+        mean: Tensor = super().compute_loss(model, inputs)
+        metrics = self._metrics["train"]
+        extra = self.router_aux_loss_coef * metrics["aux_loss"][-1] if self.aux_loss_enabled else 0.0
+        self.check_step0(mean.detach()[None] - extra)
+        loss = mean * len(inputs["ref_chosen_logps"])
+        self._losses.append(loss.detach())
+        size_B = inputs["attention_mask"].sum(1)
+        self.count(Work(int(size_B.sum()), int((size_B * (size_B + 1) // 2).sum()), int(inputs["completion_mask"].sum())))
+        return self.scaled(loss)
+
+    def step_metrics(self) -> dict[str, float]:
+        """See `PlannedTrainer`. TRL's own are means over the devices' micro-batches, one an accumulation."""
+        step = self.plan.steps[self.state.global_step - 1]
+        world = self.plan.world
+        pairs = [sum(map(len, step[first : first + world])) for first in range(0, len(step), world)]
+        loss = float(self.over_devices(torch.stack(self._losses).sum())) / sum(pairs)
+        found = self._metrics["train"]
+        means = {ours: sum(n * value for n, value in zip(pairs, found[name], strict=True)) / sum(pairs) for name, ours in _METRICS.items()}
+        self._losses.clear()
+        found.clear()
+        return {"loss": loss, **means}
+
+
+def _collate(rows: list[dict[str, Any]], collator: DataCollatorForPreference) -> dict[str, Any]:
+    names = {"prompt_ids": "prompt_ids", "real_ids": "chosen_ids", "generated_ids": "rejected_ids"}
+    names |= {"reference_real": "ref_chosen_logps", "reference_generated": "ref_rejected_logps"}
+    return dict(collator([{theirs: row[ours] for ours, theirs in names.items()} for row in rows]))
