@@ -29,6 +29,7 @@ from spin_core.errors import BadInput, Cancelled, ChildCrash, SpinflowError
 
 _PR_SET_PDEATHSIG = 1
 _MARK = "SPINFLOW_CHILD"
+_KEEP_ENVIRON = {"SPT_NOENV": "1"}  # setproctitle, with which vLLM names its processes, else writes over the environment and our mark
 _ERROR = "@error "
 _EXCEPTION = re.compile(r"\b\w+(?:Error|Exception|Exit): \S.*")
 _LAST_BYTES = 2**16
@@ -59,7 +60,7 @@ def spawn(
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env={**os.environ, **(env or {}), _MARK: mark},
+            env={**os.environ, **(env or {}), **_KEEP_ENVIRON, _MARK: mark},
             preexec_fn=die_with_parent,
             pass_fds=fds,
         )

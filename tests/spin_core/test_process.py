@@ -104,6 +104,23 @@ def test_end_takes_what_a_killed_child_left(tmp_path: Path) -> None:
     assert not _runs(orphan)
 
 
+def test_end_takes_what_renamed_itself(tmp_path: Path) -> None:
+    """vLLM's engine core renames itself, which wipes its environment, and so our mark: it would be left with the memory."""
+    pytest.importorskip("setproctitle")
+    rename = "import os, time, setproctitle; setproctitle.setproctitle('VLLM::EngineCore'); print(os.getpid(), flush=True); time.sleep(60)"
+    child = process.spawn(["sh", "-c", f'{sys.executable} -c "{rename}" & wait'], tmp_path / "log")
+    deadline = time.monotonic() + 10
+    while not (tmp_path / "log").read_text().strip() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    orphan = int((tmp_path / "log").read_text())
+    assert Path(f"/proc/{orphan}/cmdline").read_text().startswith("VLLM::EngineCore")
+    child.kill()
+    child.wait()
+    process.end(child)
+    time.sleep(0.1)
+    assert not _runs(orphan)
+
+
 def _runs(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in {"Z", "X"}
