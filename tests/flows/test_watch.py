@@ -68,6 +68,17 @@ def test_progress_of_shards_adds_up_and_starts_anew(seen: Seen) -> None:
     assert [percent for _, percent, _ in recorder.shown[1:]] == [100.0, 6.25]
 
 
+def test_what_has_no_length_is_only_said(seen: Seen) -> None:
+    """Every line, once: not "0/0", and none is lost to the next of the same name."""
+    found, recorder = seen
+    for note in ("80,000 rows read", "3 rows left out"):
+        found.note(Progress("iter-0 · reformat", 0, 0, note=note))
+    found._tell_progress()
+    found._tell_progress()
+    assert recorder.lines == ["iter-0 · reformat: 80,000 rows read", "iter-0 · reformat: 3 rows left out"]
+    assert recorder.shown == []
+
+
 def test_artifact_keys_are_as_prefect_asks() -> None:
     assert watch.artifact_key("my-campaign", "iter-0 · sampling train") == "my-campaign-iter-0-sampling-train"
     assert watch.artifact_key("c", "../../etc/passwd") == "c-etc-passwd"
