@@ -63,6 +63,9 @@ def watched(store: Store, campaign: str) -> Iterator[None]:
 class _FlowLog(logging.FileHandler):
     """The run's own log lines, in the console's format."""
 
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Silent: on a full disk logging would print a traceback for every line, around the one that says what to do."""
+
 
 def _open_flow_log(path: Path) -> None:
     """Stays open after the session: a failed run's traceback is logged when its flow function has returned."""

@@ -183,7 +183,8 @@ def last_words(log: Path, start: int = 0) -> str:
     except FileNotFoundError:
         return "no output"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = list(dict.fromkeys(match[0] for line in lines if (match := _EXCEPTION.search(line))))
+    told = [line for line in lines if "WARNING" not in line]  # vLLM's advice names errors that did not happen
+    errors = list(dict.fromkeys(match[0] for line in told if (match := _EXCEPTION.search(line))))
     return " after ".join(error[:300] for error in reversed(errors[-2:])) or (lines[-1][:300] if lines else "no output")
 
 

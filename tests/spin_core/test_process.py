@@ -53,6 +53,7 @@ def test_last_words_name_the_root_cause(tmp_path: Path) -> None:
     start = process.size(log)
     assert process.last_words(log, start) == "no output"
     with log.open("a") as handle:
+        handle.write("WARNING: this can cause errors like `OSError: too many files`\n")
         handle.write("(core) ValueError: no room\n" * 2 + "RuntimeError: see root cause above\n  warnings.warn(leaked)\n")
     assert process.last_words(log, start) == "RuntimeError: see root cause above after ValueError: no room"
     log.write_text("working\nKilled\n\n")
