@@ -194,7 +194,7 @@ def repetitions(options: argparse.Namespace, ours: Spinflow, peer: Peer, rows: l
         if quiet == options.repetitions or (number >= options.repetitions and time.monotonic() - started > _PATIENCE_S):
             break
         first = number * options.rows
-        rates, others = {}, 0.0
+        rates, others = {}, {}
         for side in ("vllm", "spinflow") if number % 2 else ("spinflow", "vllm"):
             signal_all(theirs if side == "spinflow" else mine, signal.SIGSTOP)
             signal_all(mine if side == "spinflow" else theirs, signal.SIGCONT)
@@ -204,11 +204,10 @@ def repetitions(options: argparse.Namespace, ours: Spinflow, peer: Peer, rows: l
                 rates[side] = ours.tokens_per_s(first, options.rows)
             else:
                 rates[side] = peer.tokens_per_s(rows[first : first + options.rows])
-            others = max(others, load.others)
-        done.append(Repetition(rates["spinflow"], rates["vllm"], others))
-        speeds = "  ".join(f"{side} {rates[side]:.1f} tokens/s" for side in ("spinflow", "vllm"))
-        note = "" if others <= _QUIET else ": measured again, if there is a try left"
-        print(f"{speeds}  others took {others:.0%} of the cores{note}", flush=True)
+            others[side] = load.others
+        done.append(Repetition(rates["spinflow"], rates["vllm"], max(others.values())))
+        sides = (f"{side} {rates[side]:.1f} tokens/s while others took {others[side]:.0%}" for side in rates)
+        print("  ".join(sorted(sides)), flush=True)
     signal_all([*mine, *theirs], signal.SIGCONT)
     return sorted(done, key=lambda repetition: repetition.others)[: options.repetitions]
 
