@@ -3,13 +3,15 @@
     python -m bench.training                  # about 35 minutes on two cores, after the answers were sampled once
     python -m bench.training --quick          # one repetition, 4 pairs
     python -m bench.training --sweep          # the batch size that suits the tuned peer
+    python -m bench.training --ladder         # what each lever brings
 
 What is measured: the reference log-probs and two epochs, over real conversations with answers that the model sampled (see
 `bench.training_data`). All sides have the same token ids, fp32, optimiser, learning rate and pairs a step (one step an epoch, so that
-the second step's loss is comparable whatever the order of the pairs); it is checked that every side starts at ln 2 and
-falls alike. Sides: ours, the stages `score` and `finetune`; `trl_default` and `trl_tuned`, see `bench.training_peers`. Every
-run is a process of its own with all cores, the order of the sides turns round with each repetition, and a repetition's ratio is that of
-its own runs.
+the second step's loss is comparable whatever the order of the pairs); it is checked that every side starts at ln 2 and falls alike.
+Sides: ours, the stages `score` and `finetune`; `trl_default`, as installed; `trl_tuned`, which takes reference log-probs once, before
+training, recomputes no activations, groups by length and has the batch size that was fastest (see --sweep and
+`bench.training_peers`). Every run is a process of its own with all cores; the order of the sides turns round with each repetition,
+and a repetition's ratio is that of its own runs.
 
 Compute seconds, which the ratios use, exclude interpreter start, imports and loading the model on every side, and saving on
 ours: TRL saves nothing here. Ours are the scorer's and the trainer's own clocks (from the loaded model to the last scored pair, from the
@@ -49,6 +51,7 @@ from spin_core.training.score import score
 _SIDES = {"main": ("ours", "trl_default", "trl_tuned"), "long": ("ours", "trl_default"), "carry": ("ours", "trl_default")}
 _RATIOS = {("main", "trl_default"): "vs_trl_default", ("main", "trl_tuned"): "vs_trl_tuned"}
 _RATIOS |= {("long", "trl_default"): "long_context_vs_trl_default", ("carry", "trl_default"): "carry_over_vs_trl_default"}
+_OURS = "spin_core.training."  # what the command lines of the stages' processes hold
 _LN2_TOLERANCE = 1e-3
 _FALL_TOLERANCE = 0.1  # of the fall from ln 2: RMSProp's first step is a sign, which rounding can turn where a gradient is about 0
 
@@ -62,6 +65,12 @@ class Run:
     reference_s: float  # of `seconds`; 0 where the reference is computed in the steps
     peak_mb: float
     losses: list[float]  # one a step
+
+    def line(self) -> str:
+        """For people."""
+        losses = " → ".join(f"{loss:.4f}" for loss in self.losses)
+        times = f"{self.seconds:.1f} s of compute ({self.reference_s:.1f} s reference), {self.wall_s:.1f} s wall"
+        return f"{times}, {self.peak_mb / 1024:.2f} GiB, loss {losses}"
 
 
 def run_ours(pairs: PairSet, peak: ChildPeak) -> Run:
@@ -78,10 +87,16 @@ def run_ours(pairs: PairSet, peak: ChildPeak) -> Run:
     return Run(reference_s + training_s, wall, reference_s, peak.mb, [line["loss"] for line in lines])
 
 
-def run_trl(pairs: PairSet, side: str, batch: int) -> Run:
+def tuned(batch: int) -> dict[str, Any]:
+    """TRL's settings of the tuned side."""
+    once = {"precompute_ref_log_probs": True, "gradient_checkpointing": False}
+    return once | {"train_sampling_strategy": "group_by_length", "per_device_train_batch_size": batch}
+
+
+def run_trl(pairs: PairSet, tuning: dict[str, Any]) -> Run:
     """TRL in a child with as many threads as ours; raises RuntimeError with what it said last."""
-    job = {"side": side.removeprefix("trl_"), "model": str(pairs.model.path), "rows": pairs.rows, "longest": pairs.longest}
-    job |= {"training": pairs.recipe.training.model_dump(), "batch": batch}
+    job = {"model": str(pairs.model.path), "rows": pairs.rows, "longest": pairs.longest}
+    job |= {"training": pairs.recipe.training.model_dump(), "tuning": tuning}
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(job, file)
         file.flush()
@@ -92,7 +107,7 @@ def run_trl(pairs: PairSet, side: str, batch: int) -> Run:
         wall = time.perf_counter() - started
     found = [line[len(MARK) :] for line in done.stdout.splitlines() if line.startswith(MARK)]
     if done.returncode or not found:
-        raise RuntimeError(f"{side} ended with status {done.returncode}: {done.stderr[-1000:]}")
+        raise RuntimeError(f"TRL with {tuning} ended with status {done.returncode}: {done.stderr[-1000:]}")
     result = json.loads(found[0])
     return Run(result["reference_s"] + result["training_s"], wall, result["reference_s"], result["peak_mb"], result["losses"])
 
@@ -111,17 +126,12 @@ def measure(pairs: PairSet, repetitions: int, batch: int) -> dict[str, list[Run]
     """Every side's runs, alternating."""
     sides = _SIDES[pairs.name]
     runs: dict[str, list[Run]] = {side: [] for side in sides}
-    peak = ChildPeak("spin_core.training.")
+    peak = ChildPeak(_OURS)
     for number in range(repetitions):
         for side in sides if number % 2 == 0 else reversed(sides):
-            run = run_ours(pairs, peak) if side == "ours" else run_trl(pairs, side, batch)
+            run = run_ours(pairs, peak) if side == "ours" else run_trl(pairs, tuned(batch) if side == "trl_tuned" else {})
             runs[side].append(run)
-            losses = " → ".join(f"{loss:.4f}" for loss in run.losses)
-            print(
-                f"{pairs.name} {number + 1}/{repetitions} {side:12}: {run.seconds:6.1f} s of compute ({run.reference_s:.1f} s reference), "
-                f"{run.wall_s:.1f} s wall, {run.peak_mb / 1024:.2f} GiB, loss {losses}",
-                flush=True,
-            )
+            print(f"{pairs.name} {number + 1}/{repetitions} {side}: {run.line()}", flush=True)
         check_same_work(pairs, {side: found[-1] for side, found in runs.items()})
     return runs
 
@@ -151,10 +161,18 @@ def summarise(
 
 def sweep(pairs: PairSet) -> None:
     """Prints what the tuned peer takes with every batch size that divides the step."""
-    size = len(pairs.rows)
-    for batch in [number for number in (1, 2, 4, 8, 16) if size % number == 0]:
-        run = run_trl(pairs, "trl_tuned", batch)
-        print(f"tuned, batch {batch}: {run.seconds:.1f} s of compute, {run.peak_mb / 1024:.2f} GiB", flush=True)
+    for batch in [number for number in (1, 2, 4, 8, 16) if len(pairs.rows) % number == 0]:
+        print(f"tuned, batch {batch}: {run_trl(pairs, tuned(batch)).line()}", flush=True)
+
+
+def ladder(pairs: PairSet, batch: int) -> None:
+    """Prints what each lever brings: TRL as installed, then one setting more a line, then ours."""
+    step: dict[str, Any] = {}
+    print(f"TRL as installed: {run_trl(pairs, step).line()}", flush=True)
+    for name, value in tuned(batch).items():
+        step |= {name: value}
+        print(f"+ {name}={value}: {run_trl(pairs, step).line()}", flush=True)
+    print(f"ours: {run_ours(pairs, ChildPeak(_OURS)).line()}", flush=True)
 
 
 def main() -> None:
@@ -167,16 +185,17 @@ def main() -> None:
     parser.add_argument("--home", type=Path, default=Path("~/.spinflow"), help="the store that keeps the model and the sampled answers")
     parser.add_argument("--quick", action="store_true", help="one repetition with 4 pairs")
     parser.add_argument("--sweep", action="store_true", help="try batch sizes of the tuned peer and end")
+    parser.add_argument("--ladder", action="store_true", help="what each lever brings: TRL with one setting more a run, then ours")
     options = parser.parse_args()
     if options.quick:
         options.pairs, options.repetitions = 4, 1
     end = progress.listen(lambda event: print(f"{event.name}: {event.note}", flush=True) if event.done == event.total else None)
-    sets = make_sets(Store(options.home), ["main"] if options.sweep else options.sets, options.pairs)
+    sets = make_sets(Store(options.home), ["main"] if options.sweep or options.ladder else options.sets, options.pairs)
     end()
     for pairs in sets:
         print(pairs.describe(), flush=True)
-    if options.sweep:
-        sweep(sets[0])
+    if options.sweep or options.ladder:
+        sweep(sets[0]) if options.sweep else ladder(sets[0], options.tuned_batch)
         return
     rates = [matmul_rate()]
     measured: dict[str, dict[str, list[Run]]] = {}

@@ -1,9 +1,8 @@
 """TRL's `DPOTrainer` on a set of pairs, in a process of its own: started by `bench.training`, prints one JSON line.
 
-Both sides are the trainer as installed, on our token ids (its own tokenisation is passed over). What must agree with the recipe is
-set: fp32, β, learning rate, optimiser, schedule, epochs, pairs a step, no truncation, no checkpoints. `default` leaves all else as
-it is: batches of 8 pairs, gradient checkpointing, a frozen second model that is run in every step. `tuned` takes reference
-log-probs once, before training, recomputes no activations, and has the batch size that is given, grouped by length.
+It is the trainer as installed, on our token ids (its own tokenisation is passed over). What must agree with the recipe is set: fp32, β,
+learning rate, optimiser, schedule, epochs, pairs a step, no truncation, no checkpoints. All else is as it is by default (batches
+of 8 pairs, gradient checkpointing, a frozen second model that is run in every step) but for what a job's `tuning` names.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ def _divisor(number: int, at_most: int) -> int:
 
 
 def configuration(job: dict[str, Any], folder: str) -> Any:
-    """The DPOConfig of a side."""
+    """The DPOConfig of a job."""
     from trl import DPOConfig
 
     training = job["training"]
@@ -47,14 +46,12 @@ def configuration(job: dict[str, Any], folder: str) -> Any:
         "disable_tqdm": True,
         "model_init_kwargs": {"dtype": "float32"},
     }
-    tuned: dict[str, Any] = {}
-    if job["side"] == "tuned":
-        tuned = {"precompute_ref_log_probs": True, "gradient_checkpointing": False}
-        tuned |= {"train_sampling_strategy": "group_by_length", "remove_unused_columns": False}
+    tuning = dict(job["tuning"])
     usual = DPOConfig.__dataclass_fields__["per_device_train_batch_size"].default
-    size = _divisor(training["pairs_per_step"], job["batch"] if job["side"] == "tuned" else usual)
+    size = _divisor(training["pairs_per_step"], tuning.pop("per_device_train_batch_size", usual))
     batches = {"per_device_train_batch_size": size, "gradient_accumulation_steps": training["pairs_per_step"] // size}
-    return DPOConfig(**must_agree, **batches, **tuned)
+    # the trainer would drop the lengths that it groups by as a column that the model does not know
+    return DPOConfig(**must_agree, **batches, **tuning, remove_unused_columns=False)
 
 
 def run(job: dict[str, Any], folder: str) -> dict[str, Any]:
@@ -78,7 +75,7 @@ def run(job: dict[str, Any], folder: str) -> dict[str, Any]:
 
     columns = {"prompt_ids": "prompt_ids", "chosen_ids": "real_ids", "rejected_ids": "generated_ids"}
     rows = [{theirs: row[ours] for theirs, ours in columns.items()} for row in job["rows"]]
-    for row in rows if job["side"] == "tuned" else []:
+    for row in rows:
         row["length"] = len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
     trainer = OnGivenIds(
         model=job["model"],
