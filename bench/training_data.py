@@ -1,7 +1,8 @@
 """The pairs that training is measured on: ShareGPT prompts, their real answers, and answers sampled from the model.
 
 Everything goes through the recipe's stages as the flow runs them. What was sampled stays in the store, so a second run samples
-nothing. Rows are taken in the order of the prompts, which a hash of their content decides.
+nothing. More rows are sampled than are trained on: those are spread evenly over the lengths that were found, so that few pairs are as
+uneven as many. The last turn is answered; with first turns alone, ShareGPT's prompts hardly exceed the template's own 30 tokens.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from spin_core.store import Ref, Spec, Store
 ROOT = Path(__file__).parents[1]
 SETS = ("main", "long", "carry")
 _IDS = ("prompt_ids", "real_ids", "generated_ids")
-_POOL = {"main": 24, "long": 60}  # prompts that are sampled, some more than are used
+_POOL = 60  # prompts: about a third are within the limit and sampled, some more than are used
 _LIMITS = {
     "main": ["data.max_prompt_tokens=512", "generation.max_new_tokens=256"],
-    "long": ["data.turns=last", "data.max_prompt_tokens=1024", "generation.max_new_tokens=128"],
+    "long": ["data.max_prompt_tokens=1024", "generation.max_new_tokens=128"],
 }
-# what a step costs in memory changes no result; see the recipe
-_MICRO_BATCH = "training.pairs_per_micro_batch=4"
+# speed and memory only: a CPU is as fast with small micro-batches as with large ones
+_MICRO_BATCH = "training.tokens_per_micro_batch=1024"
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def make_sets(store: Store, names: list[str], pairs: int) -> list[PairSet]:
         recipe = load_recipe(ROOT / "recipes" / "sharegpt-smollm2.yaml", _overrides(kind, pairs))
         model, prompts = import_model(store, recipe.model), reformat(store, recipe.data)
         found = _gather(store, recipe, 0, model, prompts, None)
-        chosen = _first_rows(found, rows, _is_long if kind == "long" else lambda row: True)
+        chosen = _spread_rows(found, rows, _is_long if kind == "long" else lambda row: True)
         if name == "carry":  # θ_0 stands in for θ_1: a second draw of its answers, gathered with the first as iteration 1 is
             again = with_overrides(recipe, [f"generation.seed={recipe.generation.seed + 1}"])
             found = _gather(store, again, 1, model, prompts, found)
@@ -74,9 +75,9 @@ def make_sets(store: Store, names: list[str], pairs: int) -> list[PairSet]:
 
 
 def _overrides(kind: str, pairs: int) -> list[str]:
-    pool = max(_POOL[kind], 3 * pairs)
+    data = ["data.turns=last", f"data.subset={max(_POOL, 6 * pairs) + 1}", "data.test_size=1", "generation.shard_rows=12"]
     training = ["training.precision=fp32", "training.epochs=2", "training.warmup_ratio=0.0", _MICRO_BATCH]
-    return [*_LIMITS[kind], f"data.subset={pool + 1}", "data.test_size=1", "generation.shard_rows=12", "iterations=[{}, {}]", *training]
+    return [*_LIMITS[kind], *data, "iterations=[{}, {}]", *training]
 
 
 def _gather(store: Store, recipe: Recipe, iteration: int, model: Ref, prompts: Ref, previous: Ref | None) -> Ref:
@@ -93,11 +94,13 @@ def _is_long(row: dict[str, Any]) -> bool:
     return len(row["prompt_ids"]) >= 4 * max(len(row["real_ids"]), len(row["generated_ids"]))
 
 
-def _first_rows(pairs: Ref, count: int, wanted: Callable[[dict[str, Any]], bool]) -> list[str]:
-    found = [row["row_id"] for row in read_rows(pairs.path / TRAIN_FILE, ["row_id", *_IDS]) if wanted(row)]
+def _spread_rows(pairs: Ref, count: int, wanted: Callable[[dict[str, Any]], bool]) -> list[str]:
+    """The row in the middle of each of `count` equal parts of the usable rows, in the order of their tokens."""
+    found = [row for row in read_rows(pairs.path / TRAIN_FILE, ["row_id", *_IDS]) if wanted(row)]
     if len(found) < count:
         raise SystemExit(f"only {len(found)} rows of the pool can be used, not {count}; take fewer --pairs")
-    return found[:count]
+    found.sort(key=lambda row: (sum(len(row[name]) for name in _IDS), row["row_id"]))
+    return [found[int((part + 0.5) * len(found) / count)]["row_id"] for part in range(count)]
 
 
 def _cut(store: Store, pairs: Ref, row_ids: list[str]) -> Ref:
