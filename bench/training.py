@@ -1,7 +1,7 @@
 """Training speed: an iteration of `spin_core.training` against TRL's `DPOTrainer` on the same pairs, SmolLM2-135M in fp32 on the CPU.
 
     python -m bench.training                  # about 35 minutes on two cores, after the answers were sampled once
-    python -m bench.training --quick          # one repetition, 4 pairs
+    python -m bench.training --quick          # one repetition, 2 pairs: does it run, not a measurement
     python -m bench.training --sweep          # the batch size that suits the tuned peer
     python -m bench.training --ladder         # what each lever brings
 
@@ -178,17 +178,19 @@ def ladder(pairs: PairSet, batch: int) -> None:
 def main() -> None:
     """Measures and prints one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=8, help="pairs of the main set; the long-context set has half as many")
+    parser.add_argument(
+        "--pairs", type=int, default=8, help="pairs of the main set; half as many with carry-over, a quarter with long contexts"
+    )
     parser.add_argument("--repetitions", type=int, default=3, help="of the main set; the others have one less, at least one")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--tuned-batch", type=int, default=1, help="pairs in a batch of the tuned peer; see --sweep")
     parser.add_argument("--home", type=Path, default=Path("~/.spinflow"), help="the store that keeps the model and the sampled answers")
-    parser.add_argument("--quick", action="store_true", help="one repetition with 4 pairs")
+    parser.add_argument("--quick", action="store_true", help="one repetition with 2 pairs")
     parser.add_argument("--sweep", action="store_true", help="try batch sizes of the tuned peer and end")
     parser.add_argument("--ladder", action="store_true", help="what each lever brings: TRL with one setting more a run, then ours")
     options = parser.parse_args()
     if options.quick:
-        options.pairs, options.repetitions = 4, 1
+        options.pairs, options.repetitions = 2, 1
     end = progress.listen(lambda event: print(f"{event.name}: {event.note}", flush=True) if event.done == event.total else None)
     sets = make_sets(Store(options.home), ["main"] if options.sweep or options.ladder else options.sets, options.pairs)
     end()

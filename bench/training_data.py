@@ -57,10 +57,10 @@ class PairSet:
 
 
 def make_sets(store: Store, names: list[str], pairs: int) -> list[PairSet]:
-    """The named sets. `main` has `pairs` pairs; `long` half as many, of longer rows; `carry` half as many rows with two answers each."""
+    """The named sets: `main` of `pairs` pairs, `carry` of half as many (a row has two answers), `long` of a quarter."""
     sets = []
     for name in names:
-        kind, rows = ("long" if name == "long" else "main"), (pairs if name == "main" else max(1, pairs // 2))
+        kind, rows = ("long" if name == "long" else "main"), (pairs if name == "main" else max(1, pairs // 4))
         recipe = load_recipe(ROOT / "recipes" / "sharegpt-smollm2.yaml", _overrides(kind, pairs))
         model, prompts = import_model(store, recipe.model), reformat(store, recipe.data)
         found = _gather(store, recipe, 0, model, prompts, None)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.peak import peak_mb
+from spin_core.process import die_with_parent
 
 MARK = "@result "
 
@@ -92,6 +93,7 @@ def run(job: dict[str, Any], folder: str) -> dict[str, Any]:
 
 def main() -> None:
     """One job: a file named on the command line."""
+    die_with_parent()
     job = json.loads(Path(sys.argv[1]).read_text())
     with tempfile.TemporaryDirectory(prefix="bench-training-") as folder:
         print(MARK + json.dumps(run(job, folder)), flush=True)
