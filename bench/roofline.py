@@ -2,11 +2,11 @@
 
     python -m bench.roofline [--home DIR] [--pairs 8]
 
-Rates are the best of several tries on all cores. A step's FLOPs are those of the model, without recomputation: six a weight of the
-decoder and token, the attended positions, and six a weight of the LM head and answer token; a forward pass alone is a third.
+Rates are the best of several tries on all cores. A step's FLOPs are those of the model (see `spin_core.training.meter`): each prompt
+computed once, the LM head on answers only, no padding, nothing recomputed; a forward pass alone is a third.
 Its bytes are the least that have to move: weights read in the forward and the backward pass, gradients written and read, the
 optimiser's state, each once a micro-batch or step, and what goes into and comes out of each layer's linear maps, written and read
-once in the forward pass and twice, with the gradients, in the backward pass. Axes: L layers, D width, V vocabulary.
+once in the forward pass and twice, with the gradients, in the backward pass.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from spin_core.training.meter import Work, cost_of
+from spin_core.training.packing import pack
 
 _TRIES = 10
 _COPIED = 64 << 20  # floats of the copied tensor: 256 MB, more than the caches hold
@@ -51,76 +53,42 @@ def copy_rate() -> float:
     return 2.0 * _FP32 * _COPIED / best_seconds(lambda: target.copy_(source))
 
 
-@dataclass(frozen=True)
-class Size:
-    """What costs of a dense decoder."""
+def without_weights(model: Path) -> Any:
+    """The model's modules on the meta device: sizes, no weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    decoder: int  # weights without embeddings and LM head
-    layers: int
-    width: int
-    attention: int  # heads × head size
-    vocabulary: int
-    linear_io: int  # numbers that go into and come out of one layer's linear maps, a token
-
-    @classmethod
-    def of(cls, model: Path) -> Size:
-        """From a model's config; no weights are read."""
-        from transformers import AutoConfig, AutoModelForCausalLM
-
-        config = AutoConfig.from_pretrained(model)
-        with torch.device("meta"):
-            meta: Any = AutoModelForCausalLM.from_config(config)
-        ends = {id(meta.get_input_embeddings().weight), id(meta.get_output_embeddings().weight)}
-        decoder = sum(p.numel() for p in meta.parameters() if id(p) not in ends)
-        linear = [m for m in meta.get_decoder().modules() if isinstance(m, torch.nn.Linear)]
-        heads = config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // heads
-        per_layer = sum(m.in_features + m.out_features for m in linear) // config.num_hidden_layers
-        return cls(decoder, config.num_hidden_layers, config.hidden_size, heads * size, config.vocab_size, per_layer)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """What a set of pairs asks of the model in one pass, each prompt computed once and nothing padded."""
-
-    computed: int  # the last token of an answer predicts nothing, so it is not computed
-    attended: int  # (query, key) positions
-    answers: int  # positions that the LM head computes
-
-    @classmethod
-    def of(cls, rows: list[dict[str, Any]]) -> Tokens:
-        """Pairs with prompt_ids, real_ids, generated_ids."""
-        computed = attended = answers = 0
-        for row in rows:
-            prompt = len(row["prompt_ids"])
-            computed += prompt
-            attended += prompt * (prompt + 1) // 2
-            for size in (len(row["real_ids"]), len(row["generated_ids"])):
-                computed += size - 1
-                attended += (size - 1) * prompt + size * (size - 1) // 2
-                answers += size
-        return cls(computed, attended, answers)
+def work_of(rows: list[dict[str, Any]]) -> Work:
+    """What pairs with prompt_ids, real_ids, generated_ids ask of the model in one pass, packed."""
+    answers = [row[side] for side in ("real_ids", "generated_ids") for row in rows]
+    return pack([row["prompt_ids"] for row in rows] * 2, answers).work()
 
 
-def step_flops(size: Size, tokens: Tokens) -> float:
-    """FLOPs of a forward and backward pass over `tokens`; the forward pass is a third of them."""
-    attention = 12.0 * size.layers * size.attention * tokens.attended
-    return 6.0 * size.decoder * tokens.computed + attention + 6.0 * size.width * size.vocabulary * tokens.answers
+def step_flops(model: Path, rows: list[dict[str, Any]]) -> float:
+    """FLOPs of a forward and backward pass over the pairs; the forward pass is a third of them."""
+    cost = cost_of(without_weights(model))
+    assert cost is not None, "the bench's models are dense"
+    return cost.flops(work_of(rows))
 
 
-def iteration_flops(size: Size, rows: list[dict[str, Any]], epochs: int) -> float:
+def iteration_flops(model: Path, rows: list[dict[str, Any]], epochs: int) -> float:
     """FLOPs of the reference pass and of `epochs` passes of training."""
-    return step_flops(size, Tokens.of(rows)) * (epochs + 1 / 3)
+    return step_flops(model, rows) * (epochs + 1 / 3)
 
 
-def step_bytes(size: Size, tokens: Tokens, micro_batches: int) -> dict[str, float]:
+def step_bytes(model: Path, rows: list[dict[str, Any]], micro_batches: int) -> dict[str, float]:
     """Bytes of an optimiser step in fp32, by cause."""
-    weights = _FP32 * (size.decoder + size.width * size.vocabulary)
+    bare = without_weights(model)
+    weights = _FP32 * sum(p.numel() for p in bare.parameters())
+    maps = [module for module in bare.get_decoder().modules() if isinstance(module, torch.nn.Linear)]
     return {
         "weights": 2.0 * weights * micro_batches,
         "gradients": 2.0 * weights * micro_batches,
         "optimiser": 5.0 * weights,  # RMSProp: state read and written, gradient read, weights read and written
-        "activations": 2.0 * 3 * _FP32 * tokens.computed * size.layers * size.linear_io,
+        "activations": 2.0 * 3 * _FP32 * work_of(rows).tokens * sum(m.in_features + m.out_features for m in maps),
     }
 
 
@@ -134,17 +102,18 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=8)
     options = parser.parse_args()
     (pairs,) = make_sets(Store(options.home), ["main"], options.pairs)
-    size, tokens = Size.of(pairs.model.path), Tokens.of(pairs.rows)
-    width, inner = size.width, json.loads((pairs.model.path / "config.json").read_text())["intermediate_size"]
-    shapes = {"square 2048": (2048,) * 3, "attention": (1024, width, size.attention), "up": (1024, width, inner)}
-    shapes |= {"down": (1024, inner, width), "LM head": (1024, width, size.vocabulary)}
+    model, work = pairs.model.path, work_of(pairs.rows)
+    config = json.loads((model / "config.json").read_text())
+    width, inner = config["hidden_size"], config["intermediate_size"]
+    shapes = {"square": (2048, 2048, 2048), "q and o": (1024, width, width), "gate and up": (1024, width, inner)}
+    shapes |= {"down": (1024, inner, width), "LM head": (1024, width, config["vocab_size"])}
     rates = {name: matmul_rate(*shape) for name, shape in shapes.items()}
     for name, rate in rates.items():
         print(f"matmul {name} {shapes[name]}: {rate / 1e9:.1f} GFLOP/s", flush=True)
-    copied, flops = copy_rate(), step_flops(size, tokens)
-    moved = step_bytes(size, tokens, micro_batches=-(-tokens.computed // 1024))
+    copied, flops = copy_rate(), step_flops(model, pairs.rows)
+    moved = step_bytes(model, pairs.rows, -(-work.tokens // pairs.recipe.training.tokens_per_micro_batch))
     print(f"copy: {copied / 1e9:.1f} GB/s")
-    print(f"a step of {options.pairs} pairs, {tokens}: {flops / 1e12:.2f} TFLOP, {sum(moved.values()) / 1e9:.1f} GB")
+    print(f"a step of {options.pairs} pairs, {work}: {flops / 1e12:.2f} TFLOP, {sum(moved.values()) / 1e9:.1f} GB")
     result = {
         "bench": "roofline",
         "device": f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores",
@@ -153,7 +122,7 @@ def main() -> None:
         "copy_gb_per_s": round(copied / 1e9, 1),
         "step_tflop": round(flops / 1e12, 3),
         "step_gb": {name: round(value / 1e9, 2) for name, value in moved.items()},
-        "seconds_at_matmul_rate": round(flops / rates["square 2048"], 1),
+        "seconds_at_matmul_rate": round(flops / rates["square"], 1),
         "seconds_at_copy_rate": round(sum(moved.values()) / copied, 1),
     }
     print(json.dumps(result))

@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.peak import ChildPeak
-from bench.roofline import Size, iteration_flops, matmul_rate
+from bench.roofline import iteration_flops, matmul_rate
 from bench.training_data import ROOT, SETS, PairSet, make_sets
 from bench.training_peers import MARK
 from spin_core import progress
@@ -153,7 +153,7 @@ def summarise(
     for pairs in [pairs for pairs in sets if pairs.name == "main"]:
         ours, theirs = measured["main"]["ours"], measured["main"]["trl_default"]
         values["memory_vs_trl_default"] = [mine.peak_mb / other.peak_mb for mine, other in zip(ours, theirs, strict=True)]
-        flops = iteration_flops(Size.of(pairs.model.path), pairs.rows, pairs.recipe.training.epochs)
+        flops = iteration_flops(pairs.model.path, pairs.rows, pairs.recipe.training.epochs)
         values["mfu"] = [flops / run.seconds / rate for run in ours]
     middles = {name: _middle(found) for name, found in values.items()}
     return {name: middle for name, (middle, _) in middles.items()}, {name: spread for name, (_, spread) in middles.items()}
