@@ -43,7 +43,7 @@ def cost_of(model: Any) -> ModelCost | None:
     Six FLOPs a weight and token; four for a weight that is frozen (an adapter's base), which needs no gradient of its own.
     """
     config = model.config.get_text_config()
-    if any("expert" in name for name in vars(config)):
+    if any("expert" in name for name in vars(config) if not name.startswith("_")):  # every config has _experts_implementation
         return None
     embeddings = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
     weights = [p for p in model.parameters() if id(p) not in embeddings]

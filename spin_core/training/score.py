@@ -5,6 +5,7 @@ Training then holds no second model. The official trainer runs a frozen copy at 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ def score(store: Store, recipe: Recipe, model: Ref, pairs: Ref, splits: Sequence
         process.run_job("spin_core.training.score_job", job, store.log_path(f"score-{spec.digest}"), name="scoring")
         for source, target in job["files"].items():
             load_scores(staging / target, Path(source))
-        return {}
+        facts: dict[str, Any] = json.loads((staging / "facts.json").read_text())
+        (staging / "facts.json").unlink()
+        return facts
 
     return store.build(spec, write)
 

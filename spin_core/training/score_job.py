@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ def _score(job: dict[str, Any]) -> None:
             for row, (real, generated) in zip(rows, logps, strict=True)
         ]
         write_rows(Path(job["out"]) / target, content, SCORES)
+    (Path(job["out"]) / "facts.json").write_text(json.dumps({"pairs_per_s": total / (time.monotonic() - started)}))
 
 
 if __name__ == "__main__":
