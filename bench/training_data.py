@@ -1,8 +1,8 @@
 """The pairs that training is measured on: ShareGPT prompts, their real answers, and answers sampled from the model.
 
 Everything goes through the recipe's stages as the flow runs them. What was sampled stays in the store, so a second run samples
-nothing. More rows are sampled than are trained on: those are spread evenly over the lengths that were found, so that few pairs are as
-uneven as many. The last turn is answered; with first turns alone, ShareGPT's prompts hardly exceed the template's own 30 tokens.
+nothing. More rows are sampled than are trained on: those are spread evenly over the lengths that were found, the longest included, so
+that few pairs are as uneven as many. The last turn is answered; with first turns alone, ShareGPT's prompts hardly exceed the template's own 30 tokens.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _LIMITS = {
     "main": ["data.max_prompt_tokens=512", "generation.max_new_tokens=256"],
     "long": ["data.max_prompt_tokens=1024", "generation.max_new_tokens=128"],
 }
-# speed and memory only: a CPU is as fast with small micro-batches as with large ones
-_MICRO_BATCH = "training.tokens_per_micro_batch=1024"
+# speed and memory only: a CPU is as fast with small micro-batches as with large ones. Recomputing activations is TRL's default, too
+_MICRO_BATCH = ["training.tokens_per_micro_batch=1024", "training.gradient_checkpointing=true"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def make_sets(store: Store, names: list[str], pairs: int) -> list[PairSet]:
 
 def _overrides(kind: str, pairs: int) -> list[str]:
     data = ["data.turns=last", f"data.subset={max(_POOL, 6 * pairs) + 1}", "data.test_size=1", "generation.shard_rows=12"]
-    training = ["training.precision=fp32", "training.epochs=2", "training.warmup_ratio=0.0", _MICRO_BATCH]
+    training = ["training.precision=fp32", "training.epochs=2", "training.warmup_ratio=0.0", *_MICRO_BATCH]
     return [*_LIMITS[kind], *data, "iterations=[{}, {}]", *training]
 
 
@@ -95,12 +95,15 @@ def _is_long(row: dict[str, Any]) -> bool:
 
 
 def _spread_rows(pairs: Ref, count: int, wanted: Callable[[dict[str, Any]], bool]) -> list[str]:
-    """The row in the middle of each of `count` equal parts of the usable rows, in the order of their tokens."""
+    """`count` of the usable rows, at equal distances in the order of their tokens.
+
+    From the shortest to the longest: in an epoch of real size some batch holds the longest pair, and it decides the memory.
+    """
     found = [row for row in read_rows(pairs.path / TRAIN_FILE, ["row_id", *_IDS]) if wanted(row)]
     if len(found) < count:
         raise SystemExit(f"only {len(found)} rows of the pool can be used, not {count}; take fewer --pairs")
     found.sort(key=lambda row: (sum(len(row[name]) for name in _IDS), row["row_id"]))
-    return [found[int((part + 0.5) * len(found) / count)]["row_id"] for part in range(count)]
+    return [found[round(part * (len(found) - 1) / max(1, count - 1))]["row_id"] for part in range(count)]
 
 
 def _cut(store: Store, pairs: Ref, row_ids: list[str]) -> Ref:

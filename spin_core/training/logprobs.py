@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from spin_core.training.packing import ATTENTION, Packed, can_pack, pack
 
-_HEAD_CHUNK = 1024  # answer positions whose logits are held at once
+_HEAD_CHUNK = 512  # answer positions whose logits are held at once
 
 
 @dataclass(frozen=True)
