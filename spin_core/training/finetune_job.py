@@ -21,7 +21,8 @@ from spin_core.errors import BadInput
 from spin_core.gather import TRAIN_FILE
 from spin_core.process import die_with_parent, job_main
 from spin_core.training import adapter
-from spin_core.training.packing import ATTENTION, can_pack
+from spin_core.training.attention import set_attention
+from spin_core.training.packing import can_pack
 from spin_core.training.plan import Size, plan
 from spin_core.training.score import load_scores
 from spin_core.training.score_job import use_bf16
@@ -115,12 +116,12 @@ def _train(job: dict[str, Any]) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(job["model"], config=without_dropout(job["model"]), dtype=torch.float32, **frozen)
     packed = _packs(model, settings)
     if packed:
-        model.set_attn_implementation(ATTENTION)
+        set_attention(model, settings["attention"], bf16)
     if settings["lora"]:
         model = adapter.attach(model, settings["lora"], settings["seed"], bf16)
-    rows = _dataset(job)
         if not packed and adapter.adapts_head(model):
             raise BadInput("training.lora.target_modules: the TRL backend trains no adapter of the LM head", remedy="leave it out")
+    rows = _dataset(job)
     sizes = _sizes(rows)
     steps = plan(
         sizes,

@@ -32,6 +32,7 @@ def score(store: Store, recipe: Recipe, model: Ref, pairs: Ref, splits: Sequence
 
     def write(staging: Path) -> dict[str, Any]:
         job: dict[str, Any] = {"model": str(model.path), "out": str(staging), "quantize": {}, **params}
+        job["attention"] = recipe.training.attention
         job["files"] = {str(pairs.path / _FILES[split][0]): _FILES[split][1] for split in splits}
         process.run_job("spin_core.training.score_job", job, store.log_path(f"score-{spec.digest}"), name="scoring")
         for source, target in job["files"].items():

@@ -58,7 +58,7 @@ def _score(job: dict[str, Any]) -> None:
         quantize = job["quantize"].get(target)
         if loaded != quantize:
             model: Any = _load(job["model"], quantize, bf16).to(device).eval()
-            layout, loaded = choose_layout(model), quantize
+            layout, loaded = choose_layout(model, job["attention"], bf16), quantize
         logps = [(0.0, 0.0)] * len(rows)
         for batch in _batches(rows, packed=layout is pack):
             prompts = [rows[i]["prompt_ids"] for i in batch]
