@@ -68,8 +68,8 @@ def varlen_attention(
     query_THE, key_THE, value_THE = (x[0].transpose(0, 1).to(dtype) for x in (query, key, value))
     out_THE = varlen_attn(
         query_THE,
-        key_THE[spin_sequences.key_K],
-        value_THE[spin_sequences.key_K],
+        key_THE.index_select(0, spin_sequences.key_K),  # unlike indexing, its gradient is added without sorting
+        value_THE.index_select(0, spin_sequences.key_K),
         spin_sequences.query_ends,
         spin_sequences.key_ends,
         spin_sequences.longest_query,
