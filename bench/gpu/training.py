@@ -143,7 +143,7 @@ class Bench:
         reference_s = 0.0
         clock = self.clock
 
-        class OnGivenIds(DPOTrainer):  # type: ignore[misc]
+        class OnGivenIds(DPOTrainer):
             def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
                 return dataset
 
@@ -176,7 +176,7 @@ class Bench:
         longest = sorted(self.rows, key=lambda row: -sum(len(row[name]) for name in _IDS))
         for batch in (size for size in (32, 16, 8, 4, 2, 1) if self.pairs_per_step % size == 0):
             try:
-                self.measured(lambda size=batch: self.trl(folder, size, longest[: self.pairs_per_step]))  # type: ignore[misc]
+                self.measured(lambda size=batch: self.trl(folder, size, longest[: self.pairs_per_step]))
                 return batch
             except torch.OutOfMemoryError:
                 continue

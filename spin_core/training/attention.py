@@ -66,7 +66,7 @@ def varlen_attention(
     # the kernels know no autocast, under which rotated queries and keys are fp32 and values are not
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
     query_THE, key_THE, value_THE = (x[0].transpose(0, 1).to(dtype) for x in (query, key, value))
-    out_THE = varlen_attn(
+    out_THE: Any = varlen_attn(
         query_THE,
         key_THE.index_select(0, spin_sequences.key_K),  # unlike indexing, its gradient is added without sorting
         value_THE.index_select(0, spin_sequences.key_K),
@@ -116,16 +116,16 @@ def disagreement(config: Any, device: torch.device) -> str | None:
     try:
         for dtype in (torch.bfloat16, torch.float32):
             # the same numbers for both: those that bf16 can hold
-            inputs = [x.to(device, torch.bfloat16).to(dtype).requires_grad_() for x in tensors]
+            query, key, value = (x.to(device, torch.bfloat16).to(dtype).requires_grad_() for x in tensors)
             if dtype == torch.bfloat16:
-                out = varlen_attention(None, *inputs, None, spin_sequences=sequences(blocks, device))[0]
+                out = varlen_attention(None, query, key, value, None, spin_sequences=sequences(blocks, device))[0]
             else:
-                out = tree_attention(None, *inputs, None, spin_blocks=blocks)[0]
-            results.append([out, *torch.autograd.grad((out * weight.to(dtype)).sum(), inputs)])
+                out = tree_attention(None, query, key, value, None, spin_blocks=blocks)[0]
+            results.append([out.detach(), *torch.autograd.grad((out * weight.to(dtype)).sum(), (query, key, value))])
     except (RuntimeError, NotImplementedError, ValueError) as error:
         return " ".join(str(error).split())[:200]
     for name, found, right in zip(("output", "query gradient", "key gradient", "value gradient"), *results, strict=True):
-        error = float((found.detach().float() - right.detach()).norm() / right.detach().norm())
-        if not error < _TOLERANCE:
-            return f"{name} is off by {error:.1%}"
+        off = float((found.float() - right).norm() / right.norm())
+        if not off < _TOLERANCE:
+            return f"{name} is off by {off:.1%}"
     return None

@@ -70,7 +70,7 @@ def answer_logps(model: Any, batch: Batch | Packed) -> Tensor:
     decoder = model.get_decoder()
     if isinstance(batch, Packed):
         blocks = [(*block, size) for block, size in zip(batch.block_G3.tolist(), batch.prompt_G.tolist(), strict=True)]
-        inputs = {"input_ids": batch.ids_T[None], "position_ids": batch.position_T[None]}
+        inputs: dict[str, Any] = {"input_ids": batch.ids_T[None], "position_ids": batch.position_T[None]}
         if decoder.config._attn_implementation == VARLEN:
             inputs["spin_sequences"] = sequences(blocks, batch.ids_T.device)
         else:
