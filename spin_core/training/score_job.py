@@ -53,12 +53,15 @@ def _score(job: dict[str, Any]) -> None:
     bf16 = use_bf16(job["precision"])
     files = {target: read_rows(Path(source)) for source, target in job["files"].items()}
     total, done, started = sum(map(len, files.values())), 0, time.monotonic()
+    model: Any = None
     loaded: Any = ()
     for target, rows in files.items():
         quantize = job["quantize"].get(target)
         if loaded != quantize:
-            model: Any = _load(job["model"], quantize, bf16).to(device).eval()
+            begun, model = time.monotonic(), None  # one model in memory at a time
+            model = _load(job["model"], quantize, bf16).to(device).eval()
             layout, loaded = choose_layout(model, job["attention"], bf16), quantize
+            started += time.monotonic() - begun  # speed is that of scoring
         logps = [(0.0, 0.0)] * len(rows)
         for batch in _batches(rows, packed=layout is pack):
             prompts = [rows[i]["prompt_ids"] for i in batch]
