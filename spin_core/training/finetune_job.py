@@ -20,7 +20,9 @@ from transformers.trainer_utils import get_last_checkpoint
 from spin_core.errors import BadInput
 from spin_core.gather import TRAIN_FILE
 from spin_core.process import die_with_parent, job_main
-from spin_core.training.packing import ATTENTION, can_pack
+from spin_core.training import adapter
+from spin_core.training.attention import set_attention
+from spin_core.training.packing import can_pack
 from spin_core.training.plan import Size, plan
 from spin_core.training.score import load_scores
 from spin_core.training.score_job import use_bf16
@@ -110,8 +112,15 @@ def _train(job: dict[str, Any]) -> None:
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", job["tensorboard"])  # its default is the folder of the checkpoints, which goes
     bf16 = use_bf16(settings["precision"])
     # fp32 master weights: a step at 5e-7 is smaller than bf16 can add to a weight
-    model: Any = AutoModelForCausalLM.from_pretrained(job["model"], config=without_dropout(job["model"]), dtype=torch.float32)
+    frozen = adapter.quantized(settings["lora"] and settings["lora"]["quantize"], bf16)
+    model: Any = AutoModelForCausalLM.from_pretrained(job["model"], config=without_dropout(job["model"]), dtype=torch.float32, **frozen)
     packed = _packs(model, settings)
+    if packed:
+        set_attention(model, settings["attention"], bf16)
+    if settings["lora"]:
+        model = adapter.attach(model, settings["lora"], settings["seed"], bf16)
+        if not packed and adapter.adapts_head(model):
+            raise BadInput("training.lora.target_modules: the TRL backend trains no adapter of the LM head", remedy="leave it out")
     rows = _dataset(job)
     sizes = _sizes(rows)
     steps = plan(
@@ -129,7 +138,6 @@ def _train(job: dict[str, Any]) -> None:
     arguments = _arguments(job, steps.accumulation, bf16)
     trainer: PlannedTrainer
     if packed:
-        model.set_attn_implementation(ATTENTION)
         score_answers_in_forward(model)
         trainer = SpinTrainer(model, args=TrainingArguments(**arguments), data_collator=collate_pairs, **common)
     else:
@@ -141,9 +149,12 @@ def _train(job: dict[str, Any]) -> None:
         print(steps.saving(sizes), flush=True)
     trainer.train(resume_from_checkpoint=_last_whole_checkpoint(Path(job["work"])))
     trainer.accelerator.wait_for_everyone()
-    trainer.save_model(job["out"])
+    out = Path(job["out"])
+    trainer.save_model(str(out / adapter.FOLDER if settings["lora"] else out))
     if trainer.is_world_process_zero():
-        _complete(Path(job["model"]), Path(job["out"]), log.path)
+        if settings["lora"]:
+            adapter.merge(Path(job["model"]), out)
+        _complete(Path(job["model"]), out, log.path)
 
 
 def _last_whole_checkpoint(work: Path) -> str | None:

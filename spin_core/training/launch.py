@@ -14,7 +14,7 @@ from spin_core.store import Ref, Spec, Store
 
 STAGE_VERSION = 3
 # these change speed, memory or what a crash costs, never the result
-_NOT_IN_DIGEST = {"backend", "tokens_per_micro_batch", "gradient_checkpointing", "save_steps", "report_to"}
+_NOT_IN_DIGEST = {"backend", "attention", "tokens_per_micro_batch", "gradient_checkpointing", "save_steps", "report_to"}
 
 
 def finetune(store: Store, recipe: Recipe, iteration: int, model: Ref, pairs: Ref, reference: Ref) -> Ref:

@@ -24,11 +24,15 @@ Scores = dict[tuple[str, int], tuple[float, float]]  # (row_id, iteration) → (
 
 def score(store: Store, recipe: Recipe, model: Ref, pairs: Ref, splits: Sequence[str] = ("train", "test")) -> Ref:
     """`scores.parquet` (train) and `test_scores.parquet` (held-out) of `pairs` under `model`, or one of them."""
-    params = {"precision": recipe.training.precision, "splits": sorted(splits)}
+    params: dict[str, Any] = {"precision": recipe.training.precision, "splits": sorted(splits)}
+    quantize = recipe.training.lora and recipe.training.lora.quantize
+    if quantize and "train" in splits:
+        params["quantize"] = {_FILES["train"][1]: quantize}  # what training starts from; held-out rows are for the full model
     spec = Spec("reference", STAGE_VERSION, params, (model, pairs))
 
     def write(staging: Path) -> dict[str, Any]:
-        job: dict[str, Any] = {"model": str(model.path), "out": str(staging), **params}
+        job: dict[str, Any] = {"model": str(model.path), "out": str(staging), "quantize": {}, **params}
+        job["attention"] = recipe.training.attention
         job["files"] = {str(pairs.path / _FILES[split][0]): _FILES[split][1] for split in splits}
         process.run_job("spin_core.training.score_job", job, store.log_path(f"score-{spec.digest}"), name="scoring")
         for source, target in job["files"].items():

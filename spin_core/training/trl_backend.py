@@ -39,6 +39,10 @@ class TrlTrainer(PlannedTrainer, DPOTrainer):  # type: ignore[misc]
         collator = DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id or 0)
         config = DPOConfig(**arguments, beta=settings["beta"], loss_type=[settings["loss"]], max_length=None, precompute_ref_log_probs=True)
         super().__init__(model, args=config, processing_class=tokenizer, data_collator=lambda rows: _collate(rows, collator), **kwargs)
+        if settings["lora"]:
+            self.model.delete_adapter("ref")  # TRL's copy for a reference of its own; resuming would load it in place of ours
+            for weight in self.model.parameters():
+                weight.data = weight.data.float() if weight.requires_grad else weight.data  # TRL rounds them beside a quantised base
         self._losses: list[Tensor] = []
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
