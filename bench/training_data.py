@@ -2,7 +2,8 @@
 
 Everything goes through the recipe's stages as the flow runs them. What was sampled stays in the store, so a second run samples
 nothing. More rows are sampled than are trained on: those are spread evenly over the lengths that were found, the longest included, so
-that few pairs are as uneven as many. The last turn is answered; with first turns alone, ShareGPT's prompts hardly exceed the template's own 30 tokens.
+that few pairs are as uneven as many. The last turn is answered; with first turns alone, ShareGPT's prompts hardly exceed the
+template's own 30 tokens.
 """
 
 from __future__ import annotations
