@@ -47,7 +47,7 @@ def cost_of(model: Any) -> ModelCost | None:
         return None
     embeddings = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
     weights = [p for p in model.parameters() if id(p) not in embeddings]
-    frozen, trained = (sum(p.numel() for p in weights if p.requires_grad is wanted) for wanted in (False, True))
+    frozen, trained = (sum(getattr(p, "ds_numel", p.numel()) for p in weights if p.requires_grad is wanted) for wanted in (False, True))
     heads = config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     # q·k and weights·v, twice that for their gradients
