@@ -156,6 +156,8 @@ class TrainingSettings(Group):
     """Autocast: auto takes bf16 on a GPU that has it. Weights and optimiser stay fp32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, slower."""
+    sharding: Literal["ddp", "fsdp2", "zero2", "zero3"] = "ddp"
+    """What several GPUs share: ddp nothing (fastest), zero2 gradients and optimiser, fsdp2 and zero3 the weights too. Same results."""
     save_steps: int = Field(20, ge=1)
     """Steps between checkpoints that a killed run continues from."""
     report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = []

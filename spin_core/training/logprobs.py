@@ -93,15 +93,25 @@ def _token_logps(model: Any, hidden_ND: Tensor, target_N: Tensor) -> Tensor:
     scale = (getattr(model.config, "logit_scale", None) or 1.0) / (getattr(model.config, "logits_scaling", None) or 1.0)
 
     def chunk_logps(hidden_CD: Tensor, target_C: Tensor) -> Tensor:
-        logits_CV = head(hidden_CD).float() * scale
+        logits_CV = logits(hidden_CD).float() * scale
         if cap:
             logits_CV = cap * torch.tanh(logits_CV / cap)
         return -functional.cross_entropy(logits_CV, target_C, reduction="none")
 
-    chunks = []
-    for hidden_CD, target_C in zip(torch.split(hidden_ND, _HEAD_CHUNK), torch.split(target_N, _HEAD_CHUNK), strict=True):
-        if torch.is_grad_enabled():
-            chunks.append(checkpoint(chunk_logps, hidden_CD, target_C, use_reentrant=False))
-        else:
-            chunks.append(chunk_logps(hidden_CD, target_C))
-    return torch.cat(chunks)
+    def chunked_logps(hidden_ND: Tensor, target_N: Tensor) -> Tensor:
+        chunks = []
+        for hidden_CD, target_C in zip(torch.split(hidden_ND, _HEAD_CHUNK), torch.split(target_N, _HEAD_CHUNK), strict=True):
+            if torch.is_grad_enabled():
+                chunks.append(checkpoint(chunk_logps, hidden_CD, target_C, use_reentrant=False))
+            else:
+                chunks.append(chunk_logps(hidden_CD, target_C))
+        return torch.cat(chunks)
+
+    # The head is called once, however many chunks there are: FSDP2 and ZeRO-3 gather its weights and reduce their gradients a
+    # call, and devices with different numbers of chunks would lose step with each other.
+    logits, head.forward = head.forward, chunked_logps
+    try:
+        logp_N: Tensor = head(hidden_ND, target_N)
+    finally:
+        head.forward = logits
+    return logp_N

@@ -57,9 +57,9 @@ def cost_of(model: Any) -> ModelCost | None:
 
 
 def _size(weight: Any) -> int:
-    """Its elements; bitsandbytes keeps two of a 4-bit weight in a byte."""
+    """Its elements; bitsandbytes keeps two of a 4-bit weight in a byte, and ZeRO-3 keeps most elsewhere."""
     state = getattr(weight, "quant_state", None)
-    return int(weight.numel() if state is None else torch.Size(state.shape).numel())
+    return int(getattr(weight, "ds_numel", weight.numel()) if state is None else torch.Size(state.shape).numel())
 
 
 def peak_flops(device: torch.device, bf16: bool) -> float:

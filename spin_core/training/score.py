@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spin_core import process
+from spin_core import devices, process
 from spin_core.errors import Corrupt
 from spin_core.gather import TEST_FILE, TRAIN_FILE
 from spin_core.recipe import Recipe
@@ -34,7 +34,10 @@ def score(store: Store, recipe: Recipe, model: Ref, pairs: Ref, splits: Sequence
         job: dict[str, Any] = {"model": str(model.path), "out": str(staging), "quantize": {}, **params}
         job["attention"] = recipe.training.attention
         job["files"] = {str(pairs.path / _FILES[split][0]): _FILES[split][1] for split in splits}
-        process.run_job("spin_core.training.score_job", job, store.log_path(f"score-{spec.digest}"), name="scoring")
+        group = devices.visible()[:1]
+        log = store.log_path(f"score-{spec.digest}")
+        with devices.hold(group) as held:
+            process.run_job("spin_core.training.score_job", job, log, name="scoring", env=devices.environment(group), fds=held.fds)
         for source, target in job["files"].items():
             load_scores(staging / target, Path(source))
         facts: dict[str, Any] = json.loads((staging / "facts.json").read_text())
