@@ -139,7 +139,7 @@ def test_a_killed_run_continues_with_its_adapter(world: World, tiny_model: Path,
     with pytest.raises(ChildCrash):
         finetune(store, recipe, 0, model, pairs, reference)
     end()
-    (checkpoint,) = store.home.glob("work/*/checkpoint-10")
+    (checkpoint,) = store.home.glob("work/*/*/checkpoint-10")
     assert (checkpoint / "adapter_model.safetensors").exists()
     assert not (checkpoint / "model.safetensors").exists()
     resumed = finetune(store, recipe, 0, model, pairs, reference)
