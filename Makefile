@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PORT   ?= 4200
 RECIPE ?= recipes/demo.yaml
 
-.PHONY: demo test lint format clean up down audit chaos bench-generation bench-orchestration
+.PHONY: demo test lint format clean up down audit chaos bench-generation bench-training bench-orchestration bench-gpu
 demo: $(VENV)/.installed
 	$(BIN)/spinflow run recipes/demo.yaml
 
@@ -39,15 +39,22 @@ $(VENV)/.installed: pyproject.toml deployments/install.py
 	$(BIN)/python deployments/install.py
 	touch $@
 
-# The long form of the fault tests, and the speed claims of generation and of the flow.
+# The long form of the fault tests, and the speed claims of generation, training and the flow.
 chaos: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "chaos or engine" tests/chaos tests/integration/test_endpoints.py
 
 bench-generation: $(VENV)/.installed
 	$(BIN)/python -m bench.generation
 
+bench-training: $(VENV)/.installed
+	$(BIN)/python -m bench.training
+
 bench-orchestration: $(VENV)/.installed
 	$(BIN)/python -m bench.orchestration
+
+# On a machine with a GPU; torch, transformers and accelerate are enough for it, so it also runs outside the venv.
+bench-gpu: $(VENV)/.installed
+	$(BIN)/python -m bench.gpu.training
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -6,13 +6,19 @@ import threading
 import time
 from pathlib import Path
 
-from spin_core.process import live
+from spin_core.process import descendants, live
 
 _EVERY_S = 0.05
 
 
+def peak_mb(pid: int | str) -> float:
+    """The most that a process has held so far (VmHWM); raises OSError once it is gone."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return max((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")), default=0.0)
+
+
 class ChildPeak:
-    """Watches the children whose command line names a module.
+    """Watches the children whose command line names a module, and theirs: the largest single process counts.
 
     Read from /proc (VmHWM): `getrusage(RUSAGE_CHILDREN)` would count the parent's own pages, which a fork has until it execs.
     """
@@ -24,12 +30,10 @@ class ChildPeak:
 
     def _watch(self) -> None:
         while True:
-            for child in live():
+            for pid in [pid for child in live() for pid in (child.pid, *descendants(child.pid))]:
                 try:
-                    if self._module in Path(f"/proc/{child.pid}/cmdline").read_text():
-                        status = Path(f"/proc/{child.pid}/status").read_text()
-                        peaks = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]
-                        self.mb = max([self.mb, *(int(kb) / 1024 for kb in peaks)])
+                    if self._module in Path(f"/proc/{pid}/cmdline").read_text():
+                        self.mb = max(self.mb, peak_mb(pid))
                 except OSError:
                     continue
             time.sleep(_EVERY_S)

@@ -29,14 +29,17 @@ def check(store: Store, recipe: Recipe, console: Console) -> None:
     prompts = reformat(store, recipe.data)
     report = store.home / f".preflight-{recipe.name}.json"
     job = {"model": str(model.path), "prompts": str(prompts.path), "limit": recipe.generation.max_new_tokens, "out": str(report)}
+    lora = recipe.training.lora
+    job |= {"quantize": lora.quantize if lora else None}
     try:
         process.run_job("spin_core.preflight", job, store.log_path(f"preflight-{recipe.name}"), name="preflight")
         found = json.loads(report.read_text())
     finally:
         report.unlink(missing_ok=True)
     weights = found["parameters"] * _FP32_BYTES
+    copies = 1 if recipe.training.lora else _TRAINING_COPIES[recipe.training.optimizer]  # an adapter weighs next to nothing
     # every iteration keeps a model, and training keeps one checkpoint with the optimiser's moments
-    disk = weights * (len(recipe.iterations) + 1 + _TRAINING_COPIES[recipe.training.optimizer])
+    disk = weights * (len(recipe.iterations) + 1 + copies)
     free = shutil.disk_usage(store.home).free
     facts = prompts.facts
     table = Table(title=f"spinflow check · {recipe.name}", show_header=False)
@@ -46,7 +49,7 @@ def check(store: Store, recipe: Recipe, console: Console) -> None:
         ("rows", facts["message"] + (f"\n{prompts.path / 'rejected.parquet'}" if facts["rejected"] else "")),
         ("prompt", f"{len(found['prompt_ids'])} tokens, an exact prefix of prompt + answer: yes"),
         ("disk", f"about {disk / 2**30:.1f} GiB, {free / 2**30:.0f} GiB free"),
-        ("training memory", f"about {weights * _TRAINING_COPIES[recipe.training.optimizer] / 2**30:.1f} GiB and activations"),
+        ("training memory", f"about {weights * copies / 2**30:.1f} GiB and activations"),
     ):
         table.add_row(name, value)
     console.print(table)
@@ -62,7 +65,9 @@ def _work(job: dict[str, Any]) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from spin_core.chat import Renderer
+    from spin_core.training.adapter import quantized
 
+    quantized(job["quantize"], bf16=False)  # raises where it cannot be done
     renderer = Renderer(Path(job["model"]))
     row = next(iter_tables(Path(job["prompts"]) / "train.parquet", rows=1)).to_pylist()[0]
     prompt_ids = renderer.prompt_ids(row["real"][:-1])

@@ -106,6 +106,19 @@ class GenerationSettings(Group):
         return self
 
 
+class LoraSettings(Group):
+    """A low-rank adapter trained in place of all weights; the stage's model is θ_t with the adapter added, in full."""
+
+    r: int = Field(16, ge=1, le=1024)
+    """Rank of the adapter. Any key of `training.lora` has an adapter trained in place of all weights (paper: all weights)."""
+    alpha: float = Field(32.0, gt=0.0)
+    """The adapter's output is multiplied by alpha / r."""
+    target_modules: list[str] = Field(["all-linear"], min_length=1)
+    """Names of the layers that get one, as `[q_proj, v_proj]`; `[all-linear]` is every linear layer but the LM head."""
+    quantize: Literal["4bit"] | None = None
+    """Hold the frozen weights in NF4 while training (QLoRA); needs bitsandbytes, one device or several copies of the model."""
+
+
 class TrainingSettings(Group):
     """How the main player is trained."""
 
@@ -127,8 +140,12 @@ class TrainingSettings(Group):
     """Keep a row's pairs (carry-over) in one micro-batch, where prompt and human answer are computed once for all of them."""
     backend: Literal["packed", "trl"] = "packed"
     """packed computes each prompt once and pads nothing; trl is TRL's DPOTrainer, same losses, for architectures that cannot be packed."""
+    attention: Literal["auto", "varlen", "sdpa"] = "auto"
+    """Of the packed backend: auto takes variable-length CUDA kernels in bf16 where a check at the start finds them exact, else sdpa."""
     sft_weight: float = Field(0.0, ge=0.0, le=100.0)
     """Weight of the human answers' negative log-likelihood a token, added to the loss (paper: 0); packed only."""
+    lora: LoraSettings | None = None
+    """Train a low-rank adapter (`{}` for its defaults) instead of all weights; it wants a far higher learning rate than the paper's."""
     optimizer: Literal["rmsprop", "adamw"] = "rmsprop"
     """Paper: RMSProp."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -141,6 +158,8 @@ class TrainingSettings(Group):
     """Autocast: auto takes bf16 on a GPU that has it. Weights and optimiser stay fp32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, slower."""
+    sharding: Literal["ddp", "fsdp2", "zero2", "zero3"] = "ddp"
+    """What several GPUs share: ddp nothing (fastest), zero2 gradients and optimiser, fsdp2 and zero3 the weights too. Same results."""
     save_steps: int = Field(20, ge=1)
     """Steps between checkpoints that a killed run continues from."""
     report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = []

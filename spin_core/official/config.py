@@ -34,6 +34,7 @@ _DEFAULTS = {"num_train_epochs": 3, "per_device_train_batch_size": 8, "gradient_
 _OWN = {
     *("model_name_or_path", "model_revision", "trust_remote_code", "dataset_mixer", "dataset_splits", "per_device_train_batch_size"),
     *("gradient_accumulation_steps", "bf16", "max_length", "max_prompt_length", "max_new_tokens", "output_dir", "max_train_samples"),
+    *("use_peft", "load_in_4bit"),
 }
 # accepted so that a file of theirs runs as it is; they change no result here
 _UNUSED = {
@@ -43,9 +44,12 @@ _UNUSED = {
     *("torch_dtype", "use_flash_attention_2", "gradient_checkpointing_kwargs", "overwrite_output_dir", "run_name", "tf32"),
     *("ddp_timeout", "disable_tqdm", "dataloader_num_workers"),
 }
-_PEFT = {"lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_modules_to_save"}
+# theirs → a field of training.lora; read where use_peft is on
+_LORA = {"lora_r": "r", "lora_alpha": "alpha", "lora_target_modules": "target_modules"}
+# these would make the player differ from the opponent at step 0, or train what an adapter is not
+_NOT_IN_LORA = ("lora_dropout", "lora_modules_to_save")
 # these would change the result, so they may only be off
-_OFF = ("use_peft", "load_in_8bit", "load_in_4bit", "push_to_hub", "fp16", "chat_template", "base_model_revision", "model_code_revision")
+_OFF = ("load_in_8bit", "push_to_hub", "fp16", "chat_template", "base_model_revision", "model_code_revision")
 
 
 @dataclass(frozen=True)
@@ -75,13 +79,14 @@ def load(path: Path, overrides: list[str], devices: int) -> Finetune:
     train = [split for split in splits if "train" in str(split)]
     if len(train) != 1:
         raise BadInput(f"{path}: dataset_splits must name one train split, not {len(train)}", remedy="for example [train, test]")
+    peft = {*_LORA, *_NOT_IN_LORA}
     return Finetune(
         recipe=_recipe(path, keys, devices),
         mixer={str(name): float(share) for name, share in mixer.items()},
         split=str(train[0]),
         max_rows=keys.get("max_train_samples"),
         output_dir=Path(keys.get("output_dir") or "outputs"),
-        unused=tuple(key for key in content if key in _UNUSED or key in _PEFT),
+        unused=tuple(key for key in content if key in _UNUSED or (key in peft and not keys.get("use_peft"))),
     )
 
 
@@ -105,13 +110,30 @@ def _override(item: str) -> tuple[str, Any]:
 
 
 def _check_keys(path: Path, content: dict[str, Any]) -> None:
-    known = {*_TRAINING, *_OWN, *_UNUSED, *_PEFT, *_OFF}
+    known = {*_TRAINING, *_OWN, *_UNUSED, *_LORA, *_NOT_IN_LORA, *_OFF}
     for key, value in content.items():
         if key not in known:
             near = difflib.get_close_matches(str(key), known, 1)
             raise BadInput(f"{path}: unknown key {key}", remedy=f"did you mean {near[0]}?" if near else "remove it")
         if key in _OFF and value:
             raise BadInput(f"{path}: {key}={value} is not supported here", remedy="remove it")
+
+
+def _lora(path: Path, keys: dict[str, Any]) -> dict[str, Any] | None:
+    """`training.lora` of their keys, None where `use_peft` is off."""
+    if not keys.get("use_peft"):
+        if keys.get("load_in_4bit"):
+            raise BadInput(f"{path}: load_in_4bit needs use_peft", remedy="rounded weights cannot be trained without an adapter")
+        return None
+    for key in _NOT_IN_LORA:
+        if keys.get(key):
+            raise BadInput(f"{path}: {key}={keys[key]} is not supported here", remedy="remove it")
+    targets = keys.get("lora_target_modules")
+    if not targets:  # theirs would fall back on peft's choice for the architecture
+        raise BadInput(f"{path}: use_peft needs lora_target_modules", remedy="for example [q_proj, v_proj], or [all-linear]")
+    keys["lora_target_modules"] = ["all-linear"] if targets == "all-linear" else targets
+    lora = {ours: keys[key] for key, ours in _LORA.items() if keys.get(key) is not None}
+    return lora | ({"quantize": "4bit"} if keys.get("load_in_4bit") else {})
 
 
 def _recipe(path: Path, keys: dict[str, Any], devices: int) -> Recipe:
@@ -125,6 +147,8 @@ def _recipe(path: Path, keys: dict[str, Any], devices: int) -> Recipe:
         "tokens_per_micro_batch": batch * (keys.get("max_length") or 1024),
         "precision": "auto" if keys.get("bf16") else "fp32",  # auto is bf16 where the device has it
     }
+    if lora := _lora(path, keys):
+        training["lora"] = lora
     whole, prompt = keys.get("max_length") or 1024, keys.get("max_prompt_length") or 512
     # what their generation cuts answers at; the human ones are cut alike, or length would tell the two apart
     answer = min(keys.get("max_new_tokens") or GenerationSettings().max_new_tokens, whole - prompt)
@@ -143,6 +167,6 @@ def _recipe(path: Path, keys: dict[str, Any], devices: int) -> Recipe:
         )
     except ValidationError as error:
         first = error.errors()[0]
-        ours = str(first["loc"][-1])
-        key = next((key for key, name in _TRAINING.items() if name == ours), {"max_new_tokens": "max_length"}.get(ours, ours))
+        ours = next(part for part in reversed(first["loc"]) if isinstance(part, str))  # an entry of a list is named by its number
+        key = next((key for key, name in (_TRAINING | _LORA).items() if name == ours), {"max_new_tokens": "max_length"}.get(ours, ours))
         raise BadInput(f"{path}: {key}: {first['msg']}, got {keys.get(key, first['input'])!r}", remedy="mend it") from None

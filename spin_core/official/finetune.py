@@ -64,12 +64,13 @@ def pairs_of(store: Store, plan: Finetune, model: Ref) -> Ref:
 def _copy(model: Path, out: Path) -> None:
     """Every file is there whole or as it was before."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        for file in sorted(model.iterdir()):
+        for file in sorted(model.rglob("*")):
             if file.is_file() and file.name != MANIFEST:
-                temporary = out / f".{file.name}.{os.getpid()}"
+                target = out / file.relative_to(model)  # a LoRA run's adapter is in a folder of its own
+                target.parent.mkdir(parents=True, exist_ok=True)
+                temporary = target.with_name(f".{file.name}.{os.getpid()}")
                 shutil.copy(file, temporary)
-                os.replace(temporary, out / file.name)
+                os.replace(temporary, target)
     except OSError as error:
         raise BadInput(
             f"output_dir {out}: {error.strerror or error}", remedy="mend it and run again; the model is trained already"

@@ -1,4 +1,4 @@
-"""The child that trains θ_{t+1} from θ_t; started by `accelerate launch`."""
+"""The child that trains θ_{t+1} from θ_t, one of them a device."""
 
 from __future__ import annotations
 
@@ -20,19 +20,22 @@ from transformers.trainer_utils import get_last_checkpoint
 from spin_core.errors import BadInput
 from spin_core.gather import TRAIN_FILE
 from spin_core.process import die_with_parent, job_main
-from spin_core.training.packing import ATTENTION, can_pack
+from spin_core.training import adapter
+from spin_core.training.attention import set_attention
+from spin_core.training.packing import can_pack
 from spin_core.training.plan import Size, plan
 from spin_core.training.score import load_scores
 from spin_core.training.score_job import use_bf16
+from spin_core.training.sharding import autocast_in_forward, save_whole
 from spin_core.training.trainer import MetricsLog, PlannedTrainer, SpinTrainer, collate_pairs, score_answers_in_forward
 
 _IDS = ("prompt_ids", "real_ids", "generated_ids")
 
 
-def _arguments(job: dict[str, Any], accumulation: int, bf16: bool) -> dict[str, Any]:
-    """What `TrainingArguments` are set to; the plan decides how pairs are cut and how long an epoch is."""
+def _arguments(job: dict[str, Any], accumulation: int, packed: bool) -> TrainingArguments:
+    """The plan decides how pairs are cut and how long an epoch is; the forward pass autocasts itself."""
     settings = job["training"]
-    return {
+    arguments = {
         "output_dir": job["work"],
         "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": accumulation,
@@ -45,7 +48,6 @@ def _arguments(job: dict[str, Any], accumulation: int, bf16: bool) -> dict[str, 
         "max_grad_norm": settings["max_grad_norm"],
         "gradient_checkpointing": settings["gradient_checkpointing"],
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
-        "bf16": bf16,
         "use_cpu": not torch.cuda.is_available(),
         "seed": settings["seed"],
         "logging_steps": 1,
@@ -58,6 +60,11 @@ def _arguments(job: dict[str, Any], accumulation: int, bf16: bool) -> dict[str, 
         "report_to": settings["report_to"] or "none",
         "run_name": job["name"],
     }
+    if packed:
+        return TrainingArguments(**arguments)
+    from spin_core.training.trl_backend import trl_arguments  # importing TRL takes seconds
+
+    return trl_arguments(arguments, settings)
 
 
 def _dataset(job: dict[str, Any]) -> Dataset:
@@ -87,11 +94,11 @@ def without_dropout(model: str) -> Any:
     return config
 
 
-def _packs(model: Any, settings: dict[str, Any]) -> bool:
-    """Whether the packed backend trains `model`; raises BadInput where TRL cannot stand in for it."""
-    if settings["backend"] == "trl" or can_pack(model.config):
+def _packs(config: Any, settings: dict[str, Any]) -> bool:
+    """Whether the packed backend trains a model of this config; raises BadInput where TRL cannot stand in for it."""
+    if settings["backend"] == "trl" or can_pack(config):
         return bool(settings["backend"] == "packed")
-    why = f"the packed backend is not proven for a {model.config.model_type} of this config"
+    why = f"the packed backend is not proven for a {config.model_type} of this config"
     if settings["loss"] == "ipo" or settings["label_smoothing"] or settings["sft_weight"]:
         raise BadInput(f"{why}, and the TRL backend has no ipo, label_smoothing or sft_weight", remedy="train with loss: sigmoid or hinge")
     print(f"TRL backend: {why}", flush=True)
@@ -109,9 +116,8 @@ def _train(job: dict[str, Any]) -> None:
     _check_reporters(settings["report_to"])
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", job["tensorboard"])  # its default is the folder of the checkpoints, which goes
     bf16 = use_bf16(settings["precision"])
-    # fp32 master weights: a step at 5e-7 is smaller than bf16 can add to a weight
-    model: Any = AutoModelForCausalLM.from_pretrained(job["model"], config=without_dropout(job["model"]), dtype=torch.float32)
-    packed = _packs(model, settings)
+    config = without_dropout(job["model"])
+    packed = _packs(config, settings)
     rows = _dataset(job)
     sizes = _sizes(rows)
     steps = plan(
@@ -124,26 +130,42 @@ def _train(job: dict[str, Any]) -> None:
         world=int(os.environ.get("WORLD_SIZE", "1")),
         padded=not packed,
     )
+    args = _arguments(job, steps.accumulation, packed)  # before the model: they say how the devices share what is loaded
+    # fp32 master weights: a step at 5e-7 is smaller than bf16 can add to a weight
+    frozen = adapter.quantized(settings["lora"] and settings["lora"]["quantize"], bf16)
+    model: Any = AutoModelForCausalLM.from_pretrained(job["model"], config=config, dtype=torch.float32, **frozen)
+    if packed:
+        set_attention(model, settings["attention"], bf16)
+    if settings["lora"]:
+        model = adapter.attach(model, settings["lora"], settings["seed"], bf16)
+        if not packed and adapter.adapts_head(model):
+            raise BadInput("training.lora.target_modules: the TRL backend trains no adapter of the LM head", remedy="leave it out")
+    if packed:
+        score_answers_in_forward(model)
+    if bf16:
+        autocast_in_forward(model, args.device)
     log = MetricsLog(Path(job["work"]) / "metrics.jsonl")
-    common: dict[str, Any] = {"train_dataset": rows, "callbacks": [log]}
-    arguments = _arguments(job, steps.accumulation, bf16)
+    common: dict[str, Any] = {"model": model, "args": args, "train_dataset": rows, "callbacks": [log]}
     trainer: PlannedTrainer
     if packed:
-        model.set_attn_implementation(ATTENTION)
-        score_answers_in_forward(model)
-        trainer = SpinTrainer(model, args=TrainingArguments(**arguments), data_collator=collate_pairs, **common)
+        trainer = SpinTrainer(data_collator=collate_pairs, **common)
     else:
         from spin_core.training.trl_backend import TrlTrainer  # importing TRL takes seconds
 
-        trainer = TrlTrainer(model, arguments, settings, Path(job["model"]), **common)
+        trainer = TrlTrainer(Path(job["model"]), **common)
     trainer.follow(steps, settings, bf16)
     if packed and trainer.is_world_process_zero():
         print(steps.saving(sizes), flush=True)
-    trainer.train(resume_from_checkpoint=_last_whole_checkpoint(Path(job["work"])))
+    with args.main_process_first(local=False):  # it may remove some
+        checkpoint = _last_whole_checkpoint(Path(job["work"]))
+    trainer.train(resume_from_checkpoint=checkpoint)
     trainer.accelerator.wait_for_everyone()
-    trainer.save_model(job["out"])
+    out = Path(job["out"])
+    save_whole(trainer, str(out / adapter.FOLDER if settings["lora"] else out))
     if trainer.is_world_process_zero():
-        _complete(Path(job["model"]), Path(job["out"]), log.path)
+        if settings["lora"]:
+            adapter.merge(Path(job["model"]), out)
+        _complete(Path(job["model"]), out, log.path)
 
 
 def _last_whole_checkpoint(work: Path) -> str | None:

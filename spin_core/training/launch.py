@@ -1,20 +1,26 @@
-"""Starts the trainer with `accelerate launch`: the only place of training that knows how many devices there are."""
+"""Starts the trainer, over several devices with `accelerate launch`: the only place of training that counts them."""
 
 from __future__ import annotations
 
 import json
 import os
 import statistics
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from spin_core import process
+from spin_core import devices, process
+from spin_core.errors import BadInput
 from spin_core.recipe import Recipe
 from spin_core.store import Ref, Spec, Store
+from spin_core.training.machines import Machines, invited
 
 STAGE_VERSION = 3
 # these change speed, memory or what a crash costs, never the result
-_NOT_IN_DIGEST = {"backend", "tokens_per_micro_batch", "gradient_checkpointing", "save_steps", "report_to"}
+_NOT_IN_DIGEST = {"backend", "attention", "tokens_per_micro_batch", "gradient_checkpointing", "save_steps", "report_to", "sharding"}
+_JOB = "spin_core.training.finetune_job"
+_ALONE = Machines()
+CONFIGS = Path(__file__).parents[2] / "recipes" / "accelerate"
 
 
 def finetune(store: Store, recipe: Recipe, iteration: int, model: Ref, pairs: Ref, reference: Ref) -> Ref:
@@ -24,6 +30,12 @@ def finetune(store: Store, recipe: Recipe, iteration: int, model: Ref, pairs: Re
     spec = Spec("model", STAGE_VERSION, params, (model, pairs, reference))
 
     def write(staging: Path) -> dict[str, Any]:
+        group, machines = devices.visible(), Machines.of(os.environ)
+        sharding: str = settings["sharding"]
+        if group and sharding.startswith("zero") and not find_spec("deepspeed"):
+            raise BadInput(f"training.sharding: {sharding} needs DeepSpeed", remedy="pip install 'spinflow[train]', or take fsdp2")
+        work = store.work_dir(spec) / _checkpoints(sharding, len(group) * machines.count)
+        work.mkdir(exist_ok=True)
         job = {
             "name": f"{recipe.name}-iter-{iteration}",
             "model": str(model.path),
@@ -31,11 +43,20 @@ def finetune(store: Store, recipe: Recipe, iteration: int, model: Ref, pairs: Re
             "reference": str(reference.path),
             "training": settings,
             "tensorboard": str(store.home / "logs" / "tensorboard"),
-            "work": str(store.work_dir(spec)),
+            "work": str(work),
             "out": str(staging),
         }
-        log = store.log_path(f"finetune-{spec.digest}")
-        process.run_job("spin_core.training.finetune_job", job, log, launcher=launcher(), name=f"iter-{iteration} · training")
+        training = {"module": _JOB, "job": job, "sharding": sharding, "gpus": len(group)}
+        with devices.hold(group) as held, invited(machines, work.parent, training) as place:
+            process.run_job(
+                _JOB,
+                job,
+                store.log_path(f"finetune-{spec.digest}"),
+                launcher=launcher(len(group), sharding, place),
+                name=f"iter-{iteration} · training",
+                env=devices.environment(group),
+                fds=held.fds,
+            )
         lines = [json.loads(line) for line in (staging / "metrics.jsonl").read_text().splitlines()]
         speed = statistics.harmonic_mean(line["pairs/s"] for line in lines)  # steps hold equal numbers of pairs
         return {"steps": lines[-1]["step"], "loss": lines[-1]["loss"], "pairs_per_s": speed}
@@ -45,19 +66,28 @@ def finetune(store: Store, recipe: Recipe, iteration: int, model: Ref, pairs: Re
     return ref
 
 
-def devices() -> int:
-    """Visible NVIDIA devices, counted without importing torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([device for device in visible.split(",") if device.strip() not in {"", "-1"}])
-    return len([path for path in Path("/dev").glob("nvidia*") if path.name[6:].isdigit()])
+def _checkpoints(sharding: str, gpus: int) -> str:
+    """The folder of the checkpoints that this run can continue from: each kind has its own files, DeepSpeed's are one a GPU."""
+    if not gpus:
+        return "ddp"
+    return f"{sharding}-{gpus}" if sharding.startswith("zero") else sharding
 
 
-def launcher() -> list[str]:
-    """The arguments between `python` and the job's module."""
-    count = devices()
-    processes = max(1, count)
-    threads = max(1, len(os.sched_getaffinity(0)) // processes)  # accelerate would set one thread, at half the speed or less
-    command = ["-m", "accelerate.commands.launch", "--num_processes", str(processes), "--num_machines", "1"]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", str(threads)]
-    return [*command, "--cpu"] if count == 0 else [*command, "--multi_gpu"] if count > 1 else command
+def launcher(gpus: int, sharding: str, machines: Machines = _ALONE) -> list[str]:
+    """The arguments between `python` and the job's module: `accelerate launch` with a process a GPU, nothing for a lone process.
+
+    It reads recipes/accelerate/<sharding>.yaml, so a default config of the user's changes nothing. Several machines meet at
+    `machines.address` and `port`. Raises BadInput for several machines without a GPU.
+    """
+    if machines.count > 1 and not gpus:
+        raise BadInput("several machines train on GPUs only, and none is visible here", remedy="unset NNODES")
+    processes = gpus * machines.count
+    if not processes or (processes == 1 and sharding == "ddp"):
+        return []
+    threads = max(1, len(os.sched_getaffinity(0)) // gpus)  # accelerate would set one
+    command = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{sharding}.yaml")]
+    command += ["--num_processes", str(processes), "--num_cpu_threads_per_process", str(threads)]
+    command += ["--num_machines", str(machines.count), "--main_process_port", str(machines.port)]  # 0 is a free one
+    if machines.count > 1:
+        command += ["--machine_rank", str(machines.rank), "--main_process_ip", machines.address, "--same_network"]
+    return command

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from spin_core.training.packing import ATTENTION, Packed, can_pack, pack
+from spin_core.training.attention import VARLEN, sequences, set_attention
+from spin_core.training.packing import Packed, can_pack, pack
 
-_HEAD_CHUNK = 1024  # answer positions whose logits are held at once
+_HEAD_CHUNK = 512  # answer positions whose logits are held at once
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,10 @@ def collate(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) 
 Layout = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], Batch | Packed]
 
 
-def choose_layout(model: Any) -> Layout:
+def choose_layout(model: Any, attention: str = "sdpa", bf16: bool = False) -> Layout:
     """How `model` takes prompts and answers: `pack`, with its attention set to match, where that is proven; else `collate`."""
     if can_pack(model.config):
-        model.set_attn_implementation(ATTENTION)
+        set_attention(model, attention, bf16)
         return pack
     return collate
 
@@ -69,7 +70,11 @@ def answer_logps(model: Any, batch: Batch | Packed) -> Tensor:
     decoder = model.get_decoder()
     if isinstance(batch, Packed):
         blocks = [(*block, size) for block, size in zip(batch.block_G3.tolist(), batch.prompt_G.tolist(), strict=True)]
-        inputs = {"input_ids": batch.ids_T[None], "position_ids": batch.position_T[None], "spin_blocks": blocks}
+        inputs: dict[str, Any] = {"input_ids": batch.ids_T[None], "position_ids": batch.position_T[None]}
+        if decoder.config._attn_implementation == VARLEN:
+            inputs["spin_sequences"] = sequences(blocks, batch.ids_T.device)
+        else:
+            inputs["spin_blocks"] = blocks
         hidden_ND = decoder(**inputs, use_cache=False).last_hidden_state[0, batch.source_N]
         logp_N = _token_logps(model, hidden_ND, batch.target_N)
         # answers are numbered in the order asked for, so pick_B holds every number and its largest is S − 1
@@ -88,15 +93,25 @@ def _token_logps(model: Any, hidden_ND: Tensor, target_N: Tensor) -> Tensor:
     scale = (getattr(model.config, "logit_scale", None) or 1.0) / (getattr(model.config, "logits_scaling", None) or 1.0)
 
     def chunk_logps(hidden_CD: Tensor, target_C: Tensor) -> Tensor:
-        logits_CV = head(hidden_CD).float() * scale
+        logits_CV = logits(hidden_CD).float() * scale
         if cap:
             logits_CV = cap * torch.tanh(logits_CV / cap)
         return -functional.cross_entropy(logits_CV, target_C, reduction="none")
 
-    chunks = []
-    for hidden_CD, target_C in zip(torch.split(hidden_ND, _HEAD_CHUNK), torch.split(target_N, _HEAD_CHUNK), strict=True):
-        if torch.is_grad_enabled():
-            chunks.append(checkpoint(chunk_logps, hidden_CD, target_C, use_reentrant=False))
-        else:
-            chunks.append(chunk_logps(hidden_CD, target_C))
-    return torch.cat(chunks)
+    def chunked_logps(hidden_ND: Tensor, target_N: Tensor) -> Tensor:
+        chunks = []
+        for hidden_CD, target_C in zip(torch.split(hidden_ND, _HEAD_CHUNK), torch.split(target_N, _HEAD_CHUNK), strict=True):
+            if torch.is_grad_enabled():
+                chunks.append(checkpoint(chunk_logps, hidden_CD, target_C, use_reentrant=False))
+            else:
+                chunks.append(chunk_logps(hidden_CD, target_C))
+        return torch.cat(chunks)
+
+    # The head is called once, however many chunks there are: FSDP2 and ZeRO-3 gather its weights and reduce their gradients a
+    # call, and devices with different numbers of chunks would lose step with each other.
+    logits, head.forward = head.forward, chunked_logps
+    try:
+        logp_N: Tensor = head(hidden_ND, target_N)
+    finally:
+        head.forward = logits
+    return logp_N

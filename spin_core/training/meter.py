@@ -43,17 +43,23 @@ def cost_of(model: Any) -> ModelCost | None:
     Six FLOPs a weight and token; four for a weight that is frozen (an adapter's base), which needs no gradient of its own.
     """
     config = model.config.get_text_config()
-    if any("expert" in name for name in vars(config)):
+    if any("expert" in name for name in vars(config) if not name.startswith("_")):  # every config has _experts_implementation
         return None
     embeddings = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
     weights = [p for p in model.parameters() if id(p) not in embeddings]
-    frozen, trained = (sum(p.numel() for p in weights if p.requires_grad is wanted) for wanted in (False, True))
+    frozen, trained = (sum(map(_size, (p for p in weights if p.requires_grad is wanted))) for wanted in (False, True))
     heads = config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     # q·k and weights·v, twice that for their gradients
     attended = 3.0 * 4.0 * config.num_hidden_layers * heads * head_size
     head = 6.0 if model.get_output_embeddings().weight.requires_grad else 4.0
     return ModelCost(6.0 * trained + 4.0 * frozen, attended, head * config.hidden_size * config.vocab_size)
+
+
+def _size(weight: Any) -> int:
+    """Its elements; bitsandbytes keeps two of a 4-bit weight in a byte, and ZeRO-3 keeps most elsewhere."""
+    state = getattr(weight, "quant_state", None)
+    return int(getattr(weight, "ds_numel", weight.numel()) if state is None else torch.Size(state.shape).numel())
 
 
 def peak_flops(device: torch.device, bf16: bool) -> float:

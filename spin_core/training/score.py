@@ -5,11 +5,12 @@ Training then holds no second model. The official trainer runs a frozen copy at 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spin_core import process
+from spin_core import devices, process
 from spin_core.errors import Corrupt
 from spin_core.gather import TEST_FILE, TRAIN_FILE
 from spin_core.recipe import Recipe
@@ -23,16 +24,25 @@ Scores = dict[tuple[str, int], tuple[float, float]]  # (row_id, iteration) → (
 
 def score(store: Store, recipe: Recipe, model: Ref, pairs: Ref, splits: Sequence[str] = ("train", "test")) -> Ref:
     """`scores.parquet` (train) and `test_scores.parquet` (held-out) of `pairs` under `model`, or one of them."""
-    params = {"precision": recipe.training.precision, "splits": sorted(splits)}
+    params: dict[str, Any] = {"precision": recipe.training.precision, "splits": sorted(splits)}
+    quantize = recipe.training.lora and recipe.training.lora.quantize
+    if quantize and "train" in splits:
+        params["quantize"] = {_FILES["train"][1]: quantize}  # what training starts from; held-out rows are for the full model
     spec = Spec("reference", STAGE_VERSION, params, (model, pairs))
 
     def write(staging: Path) -> dict[str, Any]:
-        job: dict[str, Any] = {"model": str(model.path), "out": str(staging), **params}
+        job: dict[str, Any] = {"model": str(model.path), "out": str(staging), "quantize": {}, **params}
+        job["attention"] = recipe.training.attention
         job["files"] = {str(pairs.path / _FILES[split][0]): _FILES[split][1] for split in splits}
-        process.run_job("spin_core.training.score_job", job, store.log_path(f"score-{spec.digest}"), name="scoring")
+        group = devices.visible()[:1]
+        log = store.log_path(f"score-{spec.digest}")
+        with devices.hold(group) as held:
+            process.run_job("spin_core.training.score_job", job, log, name="scoring", env=devices.environment(group), fds=held.fds)
         for source, target in job["files"].items():
             load_scores(staging / target, Path(source))
-        return {}
+        facts: dict[str, Any] = json.loads((staging / "facts.json").read_text())
+        (staging / "facts.json").unlink()
+        return facts
 
     return store.build(spec, write)
 

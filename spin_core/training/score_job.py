@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from spin_core.process import job_main
 from spin_core.progress import Progress, print_event
 from spin_core.rows import SCORES, read_rows, write_rows
+from spin_core.training.adapter import quantized
 from spin_core.training.logprobs import answer_logps, choose_layout
 from spin_core.training.packing import pack
 
@@ -40,18 +42,31 @@ def _batches(rows: list[dict[str, Any]], packed: bool) -> list[list[int]]:
     return batches
 
 
+def _load(path: str, quantize: str | None, bf16: bool) -> Any:
+    """The fp32 model. Of a quantised one its rounded weights, unpacked: kernels for packed ones round differently with no gradient."""
+    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **quantized(quantize, bf16))
+    return model.dequantize(torch.float32) if quantize else model
+
+
 def _score(job: dict[str, Any]) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model: Any = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32).to(device).eval()
-    layout = choose_layout(model)
+    bf16 = use_bf16(job["precision"])
     files = {target: read_rows(Path(source)) for source, target in job["files"].items()}
     total, done, started = sum(map(len, files.values())), 0, time.monotonic()
+    model: Any = None
+    loaded: Any = ()
     for target, rows in files.items():
+        quantize = job["quantize"].get(target)
+        if loaded != quantize:
+            begun, model = time.monotonic(), None  # one model in memory at a time
+            model = _load(job["model"], quantize, bf16).to(device).eval()
+            layout, loaded = choose_layout(model, job["attention"], bf16), quantize
+            started += time.monotonic() - begun  # speed is that of scoring
         logps = [(0.0, 0.0)] * len(rows)
         for batch in _batches(rows, packed=layout is pack):
             prompts = [rows[i]["prompt_ids"] for i in batch]
             answers = [rows[i][side] for side in ("real_ids", "generated_ids") for i in batch]
-            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(job["precision"])):
+            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 real_B, generated_B = answer_logps(model, layout(prompts * 2, answers).to(device)).chunk(2)
             for index, real, generated in zip(batch, real_B.tolist(), generated_B.tolist(), strict=True):
                 logps[index] = real, generated
@@ -62,6 +77,7 @@ def _score(job: dict[str, Any]) -> None:
             for row, (real, generated) in zip(rows, logps, strict=True)
         ]
         write_rows(Path(job["out"]) / target, content, SCORES)
+    (Path(job["out"]) / "facts.json").write_text(json.dumps({"pairs_per_s": total / (time.monotonic() - started)}))
 
 
 if __name__ == "__main__":

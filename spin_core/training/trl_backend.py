@@ -30,15 +30,25 @@ _METRICS = {
 }
 
 
+def trl_arguments(arguments: dict[str, Any], settings: dict[str, Any]) -> DPOConfig:
+    """TRL's arguments with the recipe's loss. `bf16` would be TRL's default."""
+    return DPOConfig(
+        **arguments, bf16=False, beta=settings["beta"], loss_type=[settings["loss"]], max_length=None, precompute_ref_log_probs=True
+    )
+
+
 class TrlTrainer(PlannedTrainer, DPOTrainer):  # type: ignore[misc]
     """TRL's forward pass and loss; the plan, the normalisation over a step and the metrics' names are ours."""
 
-    def __init__(self, model: Any, arguments: dict[str, Any], settings: dict[str, Any], folder: Path, **kwargs: Any) -> None:
+    def __init__(self, folder: Path, **kwargs: Any) -> None:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         # what it is never only matters to a mask: padding is not attended to
         collator = DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id or 0)
-        config = DPOConfig(**arguments, beta=settings["beta"], loss_type=[settings["loss"]], max_length=None, precompute_ref_log_probs=True)
-        super().__init__(model, args=config, processing_class=tokenizer, data_collator=lambda rows: _collate(rows, collator), **kwargs)
+        super().__init__(processing_class=tokenizer, data_collator=lambda rows: _collate(rows, collator), **kwargs)
+        if "ref" in getattr(self.model, "peft_config", {}):
+            self.model.delete_adapter("ref")  # TRL's copy for a reference of its own; resuming would load it in place of ours
+            for weight in self.model.parameters():
+                weight.data = weight.data.float() if weight.requires_grad else weight.data  # TRL rounds them beside a quantised base
         self._losses: list[Tensor] = []
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:

@@ -17,6 +17,7 @@ from spin_core.official.config import load
 from spin_core.official.finetune import pairs_of
 from spin_core.official.gather import gather
 from spin_core.official.generate import Fraction, fraction_prompts
+from spin_core.recipe import LoraSettings
 from spin_core.rows import read_rows, row_id
 from spin_core.store import Store
 
@@ -221,11 +222,30 @@ def test_the_official_config_means_what_it_says(tmp_path: Path) -> None:
     assert "hub_model_id" in plan.unused
 
 
+def test_the_official_lora_keys_are_a_lora_group(tmp_path: Path) -> None:
+    keys = {"lora_r": 8, "lora_alpha": 4, "lora_dropout": 0.0, "lora_target_modules": ["q_proj", "v_proj"]}
+    assert load(config(tmp_path, **keys), [], devices=1).recipe.training.lora is None
+    assert set(keys) <= set(load(config(tmp_path, **keys), [], devices=1).unused)
+    plan = load(config(tmp_path, use_peft=True, load_in_4bit=True, **keys), [], devices=1)
+    lora = plan.recipe.training.lora
+    assert lora is not None
+    assert (lora.r, lora.alpha, lora.target_modules, lora.quantize) == (8, 4.0, ["q_proj", "v_proj"], "4bit")
+    assert not set(keys) & set(plan.unused)
+    plan = load(config(tmp_path, use_peft=True, lora_target_modules=["all-linear"]), [], devices=1)
+    assert plan.recipe.training.lora == LoraSettings()
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"betta": 1}, r"unknown key betta; did you mean beta\?"),
-        ({"use_peft": True}, "use_peft=True is not supported"),
+        ({"use_peft": True}, "use_peft needs lora_target_modules"),
+        ({"use_peft": True, "lora_target_modules": ["q_proj"], "lora_dropout": 0.05}, "lora_dropout=0.05 is not supported"),
+        ({"use_peft": True, "lora_target_modules": "q_proj"}, "lora_target_modules: .*got 'q_proj'"),
+        ({"use_peft": True, "lora_target_modules": ["q_proj"], "lora_r": 0}, "lora_r: .*got 0"),
+        ({"use_peft": True, "lora_target_modules": [1]}, "lora_target_modules: .*valid string"),
+        ({"load_in_4bit": True}, "load_in_4bit needs use_peft"),
+        ({"load_in_8bit": True}, "load_in_8bit=True is not supported"),
         ({"learning_rate": "fast"}, "learning_rate: .*got 'fast'"),
         ({"num_train_epochs": 0}, "num_train_epochs: .*got 0"),
         ({"loss_type": "corr_clip"}, "loss_type: .*got 'corr_clip'"),

@@ -193,7 +193,7 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(world: tuple[Store, R
         finetune(store, recipe, 0, model, pairs, reference)
     end()
     (work,) = (store.home / "work").iterdir()
-    (metrics,) = work.glob("metrics.jsonl")
+    (metrics,) = work.rglob("metrics.jsonl")
     metrics.write_text(metrics.read_text() + '{"step": 16, "lo')
     resumed = steps(finetune(store, recipe, 0, model, pairs, reference))
     assert [line["step"] for line in resumed] == list(range(1, 51))

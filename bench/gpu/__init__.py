@@ -1,0 +1,1 @@
+"""Benches for a bare GPU machine: torch, transformers, accelerate and this repository are enough."""

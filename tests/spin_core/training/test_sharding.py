@@ -1,0 +1,264 @@
+"""Training over two processes, through the commands of a machine with two GPUs.
+
+CUDA_VISIBLE_DEVICES names two GPUs that no machine has. So the launcher composes what it would for two, and torch, which sees
+none, computes on the CPU and talks over gloo.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from spin_core import devices, process, progress
+from spin_core.devices import Device
+from spin_core.errors import BadInput, Cancelled, ChildCrash
+from spin_core.gather import TRAIN_FILE
+from spin_core.models import import_model
+from spin_core.recipe import ModelSettings, Recipe
+from spin_core.rows import PAIRS, write_rows
+from spin_core.store import Ref, Spec, Store
+from spin_core.training.launch import CONFIGS, finetune, launcher
+from spin_core.training.machines import Machines
+from spin_core.training.score import score
+
+ROOT = Path(__file__).parents[3]
+needs_deepspeed = pytest.mark.skipif(not find_spec("deepspeed"), reason="DeepSpeed is not installed")
+Made = tuple[list[dict[str, Any]], dict[str, torch.Tensor]]
+
+
+def make_pairs(store: Store) -> Ref:
+    """30 pairs, so that the last step is short; a step's answers on one device are more than the LM head takes at once."""
+    rng = random.Random(0)
+
+    def ids(low: int, high: int) -> list[int]:
+        return [rng.randrange(3, 250) for _ in range(rng.randint(low, high))]
+
+    def row(number: int) -> dict[str, Any]:
+        turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+        answers = {"real_ids": [*ids(60, 120), 2], "generated_ids": ids(60, 120)}
+        return {
+            "row_id": f"{number:016x}",
+            "iteration": 0,
+            "real": turns,
+            "generated": turns,
+            "prompt_ids": ids(1, 40),
+            "finish_reason": "length",
+            "check": None,
+        } | answers
+
+    def write(staging: Path) -> None:
+        write_rows(staging / TRAIN_FILE, map(row, range(30)), PAIRS)
+
+    return store.build(Spec("pairs", 1, {}), write)
+
+
+class World:
+    """A model with its scored pairs, and trainings of it."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        store = Store(folder / "home")
+        self._folder, self._name = folder, str(model)
+        self._parents = [import_model(store, ModelSettings(name=self._name)), make_pairs(store)]
+        self._parents.append(score(store, self.recipe(), *self._parents, splits=["train"]))
+        self.alone = self.train("alone")
+
+    def recipe(self, **training: Any) -> Recipe:
+        settings = {"epochs": 2, "pairs_per_step": 16, "tokens_per_micro_batch": 4096, "warmup_ratio": 0.0, "learning_rate": 1e-3}
+        content = {"name": "t", "model": {"name": self._name}, "data": {"name": "demo"}, "training": settings | training}
+        return Recipe.model_validate(content)
+
+    def train(self, home: str, **training: Any) -> Made:
+        """The lines of metrics.jsonl, and the weights as from_pretrained gives them."""
+        made = finetune(Store(self.home(home)), self.recipe(**training), 0, *self._parents)
+        lines = [json.loads(line) for line in (made.path / "metrics.jsonl").read_text().splitlines()]
+        model, report = AutoModelForCausalLM.from_pretrained(made.path, output_loading_info=True)
+        assert not any(report.values()), report
+        return lines, model.state_dict()
+
+    def home(self, name: str) -> Path:
+        """The home of a training."""
+        return self._folder / name
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> World:
+    return World(tmp_path_factory.mktemp("untied"), tiny_model)
+
+
+@pytest.fixture(scope="module")
+def tied_world(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> World:
+    """Its embedding is its LM head, as in most small models: FSDP2 must keep both in one unit."""
+    folder = tmp_path_factory.mktemp("tied")
+    shutil.copytree(tiny_model, folder / "model")
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tiny_model, tie_word_embeddings=True)).save_pretrained(folder / "model")
+    return World(folder, folder / "model")
+
+
+@pytest.fixture
+def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    hold = devices._try_to_hold
+    monkeypatch.setattr(devices, "_try_to_hold", lambda group, folder: hold(group, tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def two_gpus(own_locks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "none-0,none-1")
+    paths = [str(ROOT), str(Path(__file__).parent / "cpu_fsdp"), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+
+
+def on_step(step: int, act: Callable[[list[int]], None]) -> Callable[[], None]:
+    """Calls `act` with the trainer's processes once it has done `step` steps."""
+
+    def look(event: progress.Progress) -> None:
+        if event.name == "iter-0 · training" and event.done == step:
+            act([pid for child in process.live() for pid in (child.pid, *process.descendants(child.pid))])
+
+    return progress.listen(look)
+
+
+def trainers(pids: list[int]) -> list[int]:
+    """Those that train, without their launcher."""
+    commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids}
+    return [pid for pid, command in commands.items() if b"finetune_job" in command and b"accelerate" not in command]
+
+
+def check(found: Made, alone: Made) -> None:
+    """The losses of one process, its weights, and all of them in fp32."""
+    assert [line["step"] for line in found[0]] == [line["step"] for line in alone[0]] == [1, 2, 3, 4]
+    for one, other in zip(alone[0], found[0], strict=True):
+        for name in ("loss", "grad_norm", "rewards/margins", "logps/real"):
+            assert other[name] == pytest.approx(one[name], rel=1e-4, abs=1e-4)
+    assert found[1].keys() == alone[1].keys()
+    for name, weight in alone[1].items():
+        assert found[1][name].dtype == torch.float32
+        assert torch.allclose(found[1][name], weight, atol=1e-4)  # a weight moves by up to 1e-2 a step
+
+
+@pytest.mark.parametrize(
+    "sharding", ["ddp", "fsdp2", pytest.param("zero2", marks=needs_deepspeed), pytest.param("zero3", marks=needs_deepspeed)]
+)
+def test_two_processes_train_the_model_that_one_trains(world: World, two_gpus: None, sharding: str) -> None:
+    """If it fails, how many GPUs a user has changes the result, or what is saved is a part of the model."""
+    counts: list[int] = []
+    end = on_step(1, lambda pids: counts.append(len(trainers(pids))))
+    try:
+        check(world.train(sharding, sharding=sharding), world.alone)
+    finally:
+        end()
+    assert counts == [2]
+
+
+def test_a_sharded_run_that_was_killed_continues(tied_world: World, two_gpus: None) -> None:
+    """If it fails, a long sharded training starts anew after every crash, or goes on with another optimiser state."""
+
+    def kill(pids: list[int]) -> None:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+
+    end = on_step(3, kill)
+    with pytest.raises(ChildCrash):
+        tied_world.train("killed", sharding="fsdp2", save_steps=1)
+    end()
+    (work,) = (tied_world.home("killed") / "work").iterdir()
+    assert list(work.glob("fsdp2/checkpoint-*/pytorch_model_fsdp_0"))  # in parts, so it was really sharded
+    done = []
+    end = progress.listen(lambda event: done.append(event.done))
+    check(tied_world.train("killed", sharding="fsdp2", save_steps=1), tied_world.alone)
+    end()
+    assert not work.exists()
+    assert {1, 2}.isdisjoint(done)
+
+
+@pytest.mark.skipif(bool(find_spec("deepspeed")), reason="DeepSpeed is installed")
+def test_a_missing_deepspeed_is_told_before_anything_starts(world: World, two_gpus: None) -> None:
+    with pytest.raises(BadInput, match=r"zero3 needs DeepSpeed; pip install 'spinflow\[train\]', or take fsdp2"):
+        world.train("none", sharding="zero3")
+
+
+def test_two_machines_train_the_model_that_one_trains(world: World, two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second, here another process, joins because it finds the invitation; both see one GPU, and meet on loopback."""
+    cluster = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1"}
+    env = os.environ | cluster | {"NODE_RANK": "1", "CUDA_VISIBLE_DEVICES": "none-1"}
+    command = [sys.executable, "-m", "spin_core.training.machines", str(world.home("machines"))]
+    other = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+    for name, value in {**cluster, "NODE_RANK": "0", "CUDA_VISIBLE_DEVICES": "none-0"}.items():
+        monkeypatch.setenv(name, value)
+    try:
+        check(world.train("machines"), world.alone)
+    finally:
+        other.terminate()
+    assert other.stdout is not None
+    assert "joining model-" in other.stdout.read()
+
+
+@pytest.mark.parametrize(
+    ("env", "named"),
+    [
+        ({"NNODES": "2", "NODE_RANK": "0"}, "MASTER_ADDR is not set"),
+        ({"NNODES": "2", "NODE_RANK": "2", "MASTER_ADDR": "a"}, "NODE_RANK=2 is not in 0 … 1"),
+        ({"NNODES": "two"}, "whole numbers"),
+        ({"NNODES": "2", "NODE_RANK": "x", "MASTER_ADDR": "a"}, "whole numbers"),
+    ],
+)
+def test_machines_that_are_named_by_halves(env: dict[str, str], named: str) -> None:
+    assert Machines.of({}) == Machines.of({"NNODES": "1", "MASTER_ADDR": "a"}) == Machines()
+    with pytest.raises(BadInput, match=named):
+        Machines.of(env)
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_accelerate_understands_the_command(file: Path) -> None:
+    """An unknown key or flag would end every training on that kind of machine."""
+    command = launcher(8, file.stem)
+    args, _, _ = _validate_launch_command(launch_command_parser().parse_args([*command[2:], "-m", "x"]))
+    assert (args.num_processes, args.num_machines, args.mixed_precision, args.use_cpu) == (8, 1, "no", False)
+    kind = {"ddp": "multi_gpu", "fsdp2": "use_fsdp"}.get(file.stem, "use_deepspeed")
+    assert [name for name in ("multi_gpu", "use_fsdp", "use_deepspeed") if getattr(args, name)] == [kind]
+    assert file.stem in str(Recipe.model_json_schema()["$defs"]["TrainingSettings"]["properties"]["sharding"])
+    assert (launcher(0, file.stem), launcher(1, "ddp")) == ([], [])  # one process needs no launcher, nor DDP's buffers
+    if file.stem == "fsdp2":
+        assert (args.fsdp_version, args.fsdp_state_dict_type) == (2, "SHARDED_STATE_DICT")
+    if file.stem.startswith("zero"):
+        assert f"zero{args.zero_stage}" == file.stem
+
+
+def test_training_and_scoring_hold_their_gpus(world: World, own_locks: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two campaigns on one machine would otherwise run out of each other's GPU memory."""
+    gpus = [Device("0", "GPU-a"), Device("1", "GPU-b")]
+    monkeypatch.setattr(devices, "visible", lambda: gpus)
+    seen = []
+
+    def run_job(module: str, *args: Any, env: dict[str, str], fds: tuple[int, ...], **kwargs: Any) -> None:
+        taken = []
+        for gpu in gpus:
+            if held := devices._try_to_hold([gpu], own_locks):
+                held.release()
+            else:
+                taken.append(gpu.name)
+        seen.append((module.rpartition(".")[2], taken, env["CUDA_VISIBLE_DEVICES"], len(fds)))
+        raise Cancelled("enough")
+
+    monkeypatch.setattr(process, "run_job", run_job)
+    store = Store(tmp_path / "home")
+    for call in (lambda: score(store, world.recipe(), *world._parents[:2]), lambda: finetune(store, world.recipe(), 0, *world._parents)):
+        with pytest.raises(Cancelled):
+            call()
+    assert seen == [("score_job", ["0"], "0", 1), ("finetune_job", ["0", "1"], "0,1", 2)]
+    devices.hold(gpus).release()
