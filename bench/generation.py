@@ -1,12 +1,14 @@
 """Sampling speed: `spinflow generate` against plain `vllm.LLM.generate` and `transformers.generate`, on real conversations.
 
-    python -m bench.generation [--rows 48] [--tokens 96] [--repetitions 3]
+    python -m bench.generation [--rows 96] [--tokens 96] [--repetitions 5]
 
 The same model, prompts, sampling and engine settings on both sides of the first ratio; engines start before the clock does. A
 repetition has prompts of its own, so no prefix cache helps. The sides alternate, and the one that is not measured is stopped
-(SIGSTOP), because vLLM's worker spins while it waits for work. spinflow's side is the whole stage: rows read from the store,
-shards sampled over HTTP from the pool's server, and committed. `transformers.generate` runs in batches of 16, as the official
-script does, on the first repetition's prompts.
+(SIGSTOP), because vLLM's worker spins while it waits for work; the one that goes on answers one prompt before the clock starts.
+spinflow's side is the whole stage: rows read from the store, shards sampled over HTTP from the pool's server, and committed.
+A repetition during which other processes took more than a twentieth of the cores, on either side, does not count and is measured
+again while there is time; then the least disturbed count, and the result says by how much they were.
+`transformers.generate` runs on a batch of 16, as the official script does, of the first repetition's prompts.
 """
 
 from __future__ import annotations
@@ -22,10 +24,13 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from bench.load import Load
 from spin_core import devices, process
 from spin_core.encode import encode
 from spin_core.generation.pool import EnginePool
@@ -39,6 +44,9 @@ from spin_core.store import Ref, Store
 
 ROOT = Path(__file__).parents[1]
 _OFFICIAL_BATCH = 16
+_SHARDS = 3  # of a repetition, sampled at once
+_QUIET = 0.05  # share of the cores that others may take
+_PATIENCE_S = 300.0  # after which no repetition is measured again
 _MARK = "@tokens "
 
 
@@ -102,6 +110,10 @@ class Peer:
                 return int(line[len(_MARK) :])
         raise RuntimeError(f"the peer ended: {process.last_words(self._log)}")
 
+    def wake(self, prompt: list[int]) -> None:
+        """One answer, after the process was stopped."""
+        self.tokens_per_s([prompt])
+
     def tokens_per_s(self, prompts: list[list[int]]) -> float:
         """Samples an answer a prompt."""
         assert self.child.stdin is not None
@@ -116,7 +128,15 @@ class Peer:
 
     def close(self) -> None:
         """Ends the whole tree."""
-        process.end(self.child)
+        tree = self.pids()
+        assert self.child.stdin is not None
+        self.child.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.child.wait(20)
+        for pid in tree:  # vLLM's children outlive a parent that does not end by itself
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.child.wait()
 
 
 class Spinflow:
@@ -126,6 +146,11 @@ class Spinflow:
         self.store, self.recipe, self.model, self.prompts = store, recipe, model, prompts
         self.pool = EnginePool(store, recipe)
         self.draw = time.time_ns()  # names the draw, so that nothing is found in the store
+
+    def wake(self, prompt: list[int]) -> None:
+        """One answer, after the engine was stopped."""
+        with self.pool.lease(self.model, 1) as engine:
+            engine.sample([prompt], lambda done, tokens: None)
 
     def tokens_per_s(self, first: int, rows: int) -> float:
         """Samples rows `first:first + rows` in shards, several at once, as the flow does."""
@@ -151,45 +176,72 @@ def signal_all(pids: list[int], number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-def measure(options: argparse.Namespace, store: Store, folder: Path) -> dict[str, list[float]]:
-    """Tokens/s of every repetition, by side."""
-    shard_rows = options.rows // 3
-    overrides = [f"data.subset={options.rows * (options.repetitions + 2)}", f"data.test_size={options.rows}"]
+@dataclass(frozen=True)
+class Repetition:
+    """Tokens/s of both sides on the same prompts, and the larger share of the cores that others took meanwhile."""
+
+    spinflow: float
+    vllm: float
+    others: float
+
+
+def repetitions(options: argparse.Namespace, ours: Spinflow, peer: Peer, rows: list[list[int]]) -> list[Repetition]:
+    """The least disturbed repetitions, as many as were asked for."""
+    done: list[Repetition] = []
+    started, mine, theirs = time.monotonic(), ours.pids(), peer.pids()
+    for number in range(2 * options.repetitions):
+        quiet = sum(repetition.others <= _QUIET for repetition in done)
+        if quiet == options.repetitions or (number >= options.repetitions and time.monotonic() - started > _PATIENCE_S):
+            break
+        first = number * options.rows
+        rates, others = {}, {}
+        for side in ("vllm", "spinflow") if number % 2 else ("spinflow", "vllm"):
+            signal_all(theirs if side == "spinflow" else mine, signal.SIGSTOP)
+            signal_all(mine if side == "spinflow" else theirs, signal.SIGCONT)
+            (ours if side == "spinflow" else peer).wake(rows[-1])
+            load = Load(mine if side == "spinflow" else theirs)
+            if side == "spinflow":
+                rates[side] = ours.tokens_per_s(first, options.rows)
+            else:
+                rates[side] = peer.tokens_per_s(rows[first : first + options.rows])
+            others[side] = load.others
+        done.append(Repetition(rates["spinflow"], rates["vllm"], max(others.values())))
+        sides = (f"{side} {rates[side]:.1f} tokens/s while others took {others[side]:.0%}" for side in rates)
+        print("  ".join(sorted(sides)), flush=True)
+    signal_all([*mine, *theirs], signal.SIGCONT)
+    return sorted(done, key=lambda repetition: repetition.others)[: options.repetitions]
+
+
+def measure(options: argparse.Namespace, store: Store, folder: Path) -> tuple[list[Repetition], float]:
+    """The repetitions, and transformers' tokens/s."""
+    shard_rows = options.rows // _SHARDS
+    overrides = [f"data.subset={options.rows * (2 * options.repetitions + 3)}", f"data.test_size={options.rows}"]
     overrides += [f"generation.shard_rows={shard_rows}", f"generation.max_new_tokens={options.tokens}"]
     recipe = load_recipe(ROOT / "recipes" / "sharegpt-smollm2.yaml", overrides)
     model, prompts = import_model(store, recipe.model), reformat(store, recipe.data)
     encoded = encode(store, recipe, model, prompts)
     rows = [row["prompt_ids"] for row in read_rows(encoded.path / "train.parquet", ["prompt_ids"])]
-    assert len(rows) >= options.rows * options.repetitions, "too many prompts were over the limit"
+    spare = options.rows * 2 * options.repetitions  # the first row that no repetition needs: for warming up
+    assert len(rows) > spare + shard_rows, "too many prompts were over the limit"
     gpus = min(1, len(devices.visible()))
     job = {"model": str(model.path), "tokens": options.tokens}
     job |= {"arguments": engine_arguments(recipe.data.max_prompt_tokens + options.tokens, gpus)}
-    rates: dict[str, list[float]] = {"spinflow": [], "vllm": [], "transformers": []}
     ours = Spinflow(store, recipe, model, prompts)
     with ours.pool:
-        ours.tokens_per_s(0, shard_rows)  # starts the engine and warms it up
-        mine = ours.pids()
-        signal_all(mine, signal.SIGSTOP)
+        ours.tokens_per_s(spare, shard_rows)  # starts the engine and warms it up
+        signal_all(ours.pids(), signal.SIGSTOP)
         peer = Peer("vllm", job, {} if gpus else cpu_environment(), folder / "vllm.log")
-        peer.tokens_per_s(rows[:shard_rows])
-        theirs = peer.pids()
-        for number in range(options.repetitions):
-            first = number * options.rows
-            for side in ("vllm", "spinflow") if number % 2 else ("spinflow", "vllm"):
-                signal_all(theirs if side == "spinflow" else mine, signal.SIGSTOP)
-                signal_all(mine if side == "spinflow" else theirs, signal.SIGCONT)
-                if side == "spinflow":
-                    rates[side].append(ours.tokens_per_s(first, options.rows))
-                else:
-                    rates[side].append(peer.tokens_per_s(rows[first : first + options.rows]))
-            print("  ".join(f"{side} {rates[side][-1]:.1f} tokens/s" for side in ("spinflow", "vllm")), flush=True)
-        signal_all([*mine, *theirs], signal.SIGCONT)
-        peer.close()
+        peer.tokens_per_s(rows[spare : spare + shard_rows])
+        try:
+            found = repetitions(options, ours, peer, rows)
+        finally:
+            signal_all(ours.pids(), signal.SIGCONT)  # a stopped process does not end
+            peer.close()
     peer = Peer("transformers", job, {}, folder / "transformers.log")
-    rates["transformers"].append(peer.tokens_per_s(rows[: min(options.rows, 2 * _OFFICIAL_BATCH)]))
+    transformers = peer.tokens_per_s(rows[: min(options.rows, _OFFICIAL_BATCH)])
     peer.close()
-    print(f"transformers.generate, batch {_OFFICIAL_BATCH}: {rates['transformers'][0]:.1f} tokens/s", flush=True)
-    return rates
+    print(f"transformers.generate, batch {_OFFICIAL_BATCH}: {transformers:.1f} tokens/s", flush=True)
+    return found, transformers
 
 
 def versions() -> dict[str, str]:
@@ -205,9 +257,9 @@ def versions() -> dict[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=48, help="prompts a repetition, a multiple of 3")
+    parser.add_argument("--rows", type=int, default=96, help=f"prompts a repetition, a multiple of {_SHARDS}")
     parser.add_argument("--tokens", type=int, default=96, help="answer limit")
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--home", type=Path, help="a store that may have the model and the data already; by default a temporary one")
     parser.add_argument("--peer", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -215,9 +267,9 @@ def main() -> None:
         {"vllm": plain_vllm, "transformers": plain_transformers}[options.peer[0]](json.loads(options.peer[1]))
         return
     with tempfile.TemporaryDirectory(prefix="bench-generation-") as folder:
-        rates = measure(options, Store(options.home or Path(folder) / "home"), Path(folder))
-    medians = {side: statistics.median(values) for side, values in rates.items()}
-    pairs = [ours / theirs for ours, theirs in zip(rates["spinflow"], rates["vllm"], strict=True)]
+        found, transformers = measure(options, Store(options.home or Path(folder) / "home"), Path(folder))
+    ours, theirs = statistics.median(r.spinflow for r in found), statistics.median(r.vllm for r in found)
+    pairs = [repetition.spinflow / repetition.vllm for repetition in found]
     result = {
         "bench": "generation",
         "device": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {len(devices.visible())} GPUs",
@@ -225,10 +277,11 @@ def main() -> None:
         "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout.strip(),
         "rows": options.rows,
         "max_new_tokens": options.tokens,
-        "tokens_per_s": {side: round(value, 1) for side, value in medians.items()},
+        "tokens_per_s": {"spinflow": round(ours, 1), "vllm": round(theirs, 1), "transformers": round(transformers, 1)},
+        "others_share_of_cores": round(max(repetition.others for repetition in found), 3),
         "ratios": {
             "vs_vllm": round(statistics.median(pairs), 3),
-            "vs_transformers": round(medians["spinflow"] / medians["transformers"], 2),
+            "vs_transformers": round(ours / transformers, 2),
         },
         "spread": {"vs_vllm": [round(min(pairs), 3), round(max(pairs), 3)]},
     }

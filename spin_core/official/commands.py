@@ -53,6 +53,7 @@ def generate(
     data_frac: Annotated[int, typer.Option(min=0, help="Which fraction, from 0.")] = 0,
     frac_len: Annotated[int, typer.Option(min=0, help="Rows of a fraction; 0 is the whole split.")] = 0,
     split: Annotated[str, typer.Option(help="train or test.")] = "train",
+    world_size: Annotated[int, typer.Option(min=1, help="GPUs that one vLLM engine spans (tensor parallel).")] = 1,
     engine: Annotated[Literal["vllm", "transformers"], typer.Option(help="What samples.")] = "vllm",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 256,
     max_prompt_tokens: Annotated[int, typer.Option(min=1, help="Rows with longer prompts are left out.")] = 512,
@@ -66,7 +67,7 @@ def generate(
         name="official",
         model=ModelSettings(name=model),
         data=DataSettings(name=input_dir, on_bad_row="skip", max_prompt_tokens=max_prompt_tokens),
-        generation=GenerationSettings(engine=engine, max_new_tokens=max_new_tokens),
+        generation=GenerationSettings(engine=engine, max_new_tokens=max_new_tokens, tensor_parallel=world_size),
     )
     with _session():
         run(Store(home), recipe, Fraction(split, data_frac, frac_len), output_dir)

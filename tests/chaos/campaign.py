@@ -76,6 +76,19 @@ class Campaign:
         assert self.run is not None
         return [pid for pid in descendants(self.run.pid) if all(word in command_line(pid) for word in words)]
 
+    def left(self) -> list[int]:
+        """Every process that came out of the campaign's runs, whoever its parent is now: by its environment or its working directory."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != os.getpid():
+                try:
+                    marked = f"CHAOS={self.mark}".encode() in (entry / "environ").read_bytes().split(b"\0")
+                    if marked or (entry / "cwd").readlink() == self.folder:  # a process that renames itself may lose its environment
+                        found.append(int(entry.name))
+                except OSError:
+                    continue
+        return found
+
     def end(self, timeout_s: float = 600.0) -> int:
         """Waits for the run's end: no orphans, no traceback, and one line that says what was wrong."""
         assert self.run is not None
@@ -86,7 +99,7 @@ class Campaign:
         self.watch()
         status = self.run.returncode
         deadline = time.monotonic() + 15
-        while left := [pid for pid in marked(self.mark) if command_line(pid)]:
+        while left := [pid for pid in self.left() if command_line(pid)]:
             assert time.monotonic() < deadline, f"orphans: {[command_line(pid) for pid in left]}"
             time.sleep(0.1)
         self.say(f"run {self.runs} ended with {status}: {([line for line in self.output().splitlines() if line] or [''])[-1][:200]}")
@@ -125,19 +138,6 @@ def command_line(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
     except OSError:
         return ""
-
-
-def marked(mark: str) -> list[int]:
-    """Every process that came out of the campaign's runs, whoever its parent is now."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if f"CHAOS={mark}".encode() in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What a run shows of its children: their own lines, without floods; keys that Prefect takes."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,25 @@ def test_progress_of_shards_adds_up_and_starts_anew(seen: Seen) -> None:
         found.note(Progress("iter-0 · sampling train", done, 32, "rows", "", part))
         found._tell_progress()
     assert [percent for _, percent, _ in recorder.shown[1:]] == [100.0, 6.25]
+
+
+def test_what_has_no_length_is_only_said(seen: Seen) -> None:
+    """Every line, once: not "0/0", and none is lost to the next of the same name."""
+    found, recorder = seen
+    for note in ("80,000 rows read", "3 rows left out"):
+        found.note(Progress("iter-0 · reformat", 0, 0, note=note))
+    found._tell_progress()
+    found._tell_progress()
+    assert recorder.lines == ["iter-0 · reformat: 80,000 rows read", "iter-0 · reformat: 3 rows left out"]
+    assert recorder.shown == []
+
+
+def test_a_full_disk_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Else the line that says what to do stands between dozens of lines of logging's own complaint."""
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+    handler = watch._FlowLog("/dev/full")
+    handler.handle(logging.LogRecord("flow", logging.INFO, __file__, 1, "text", (), None))
+    assert capfd.readouterr().err == ""
 
 
 def test_artifact_keys_are_as_prefect_asks() -> None:

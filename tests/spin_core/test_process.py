@@ -53,6 +53,7 @@ def test_last_words_name_the_root_cause(tmp_path: Path) -> None:
     start = process.size(log)
     assert process.last_words(log, start) == "no output"
     with log.open("a") as handle:
+        handle.write("WARNING: this can cause errors like `OSError: too many files`\n")
         handle.write("(core) ValueError: no room\n" * 2 + "RuntimeError: see root cause above\n  warnings.warn(leaked)\n")
     assert process.last_words(log, start) == "RuntimeError: see root cause above after ValueError: no room"
     log.write_text("working\nKilled\n\n")
@@ -99,6 +100,23 @@ def test_end_takes_what_a_killed_child_left(tmp_path: Path) -> None:
     child.kill()
     child.wait()
     assert _runs(orphan)
+    process.end(child)
+    time.sleep(0.1)
+    assert not _runs(orphan)
+
+
+def test_end_takes_what_renamed_itself(tmp_path: Path) -> None:
+    """vLLM's engine core renames itself, which wipes its environment, and so our mark: it would be left with the memory."""
+    pytest.importorskip("setproctitle")
+    rename = "import os, time, setproctitle; setproctitle.setproctitle('VLLM::EngineCore'); print(os.getpid(), flush=True); time.sleep(60)"
+    child = process.spawn(["sh", "-c", f'{sys.executable} -c "{rename}" & wait'], tmp_path / "log")
+    deadline = time.monotonic() + 10
+    while not (tmp_path / "log").read_text().strip() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    orphan = int((tmp_path / "log").read_text())
+    assert Path(f"/proc/{orphan}/cmdline").read_text().startswith("VLLM::EngineCore")
+    child.kill()
+    child.wait()
     process.end(child)
     time.sleep(0.1)
     assert not _runs(orphan)

@@ -84,7 +84,18 @@ def test_a_turn_with_the_four_commands(tmp_path: Path, tiny_model: Path) -> None
     assert "1 left out (1 no answer)" in done.stdout
     assert [len(read_rows(tmp_path / "data" / f"{side}_prefs-00000-of-00001.parquet")) for side in ("train", "test")] == [20, 4]
 
-    common = ("--model", str(tiny_model), "--input_dir", "data", "--output_dir", "generated/iter0", "--batch_size", "16")
+    common = (
+        "--model",
+        str(tiny_model),
+        "--input_dir",
+        "data",
+        "--output_dir",
+        "generated/iter0",
+        "--batch_size",
+        "16",
+        "--world_size",
+        "1",
+    )
     limits = ("--engine", "transformers", "--max_new_tokens", "12", *home)
     done = spinflow(tmp_path, "generate", *common, "--data_frac", "1", "--frac_len", "12", *limits)
     assert done.returncode == 0, done.stderr

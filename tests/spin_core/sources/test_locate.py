@@ -88,16 +88,20 @@ def test_a_hub_id_is_not_taken_for_a_folder(tmp_path: Path, monkeypatch: pytest.
             asked.append((name, revision))
             return SimpleNamespace(sha="c0ffee")
 
-    def load(name: str, **options: Any) -> list[dict[str, str]]:
-        asked.append((name, options))
+    def load(name: str, config: str | None, **options: Any) -> list[dict[str, str]]:
+        asked.append((name, config, options))
         return [{"prompt": "q", "response": "a"}]
 
     hub = SimpleNamespace(get_dataset_split_names=lambda *_, **__: ["train_sft", "test_sft", "train_gen"], load_dataset=load)
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     monkeypatch.setitem(sys.modules, "datasets", hub)  # type: ignore[arg-type]
-    settings = DataSettings(name="HuggingFaceH4/ultrachat_200k", revision="v1", split="train_sft")
+    settings = DataSettings(name="HuggingFaceH4/ultrachat_200k", revision="v1", config="default", split="train_sft")
     source = locate(settings, tmp_path)
-    assert source == Source("HuggingFaceH4/ultrachat_200k", commit="c0ffee")
+    assert source == Source("HuggingFaceH4/ultrachat_200k", commit="c0ffee", config="default")
     assert list(Reader(source, settings)) == [{"prompt": "q", "response": "a"}]
     options = {"split": "train_sft", "revision": "c0ffee", "streaming": True}
-    assert asked == [("HuggingFaceH4/ultrachat_200k", "v1"), ("HuggingFaceH4/ultrachat_200k", options)]
+    assert asked == [("HuggingFaceH4/ultrachat_200k", "v1"), ("HuggingFaceH4/ultrachat_200k", "default", options)]
+    plain = locate(DataSettings(name="HuggingFaceH4/ultrachat_200k"), tmp_path)
+    assert plain.identity != source.identity, "another configuration has other rows"
+    with pytest.raises(BadInput, match=r"data\.config: demo is no hub data set"):
+        locate(DataSettings(name="demo", config="main"), tmp_path)
