@@ -8,18 +8,18 @@
 What is measured: the reference log-probs and two epochs, over real conversations with answers that the model sampled (see
 `bench.training_data`). All sides have the same token ids, fp32, optimiser, learning rate and pairs a step (one step an epoch, so that
 the second step's loss is comparable whatever the order of the pairs); it is checked that every side starts at ln 2 and falls alike.
-Sides: ours, the stages `score` and `finetune`; `trl_default`, as installed; `trl_tuned`, which takes reference log-probs once, before
-training, recomputes no activations, groups by length and has the batch size that was fastest (see --sweep and
-`bench.training_peers`). Every run is a process of its own with all cores; the order of the sides turns round with each repetition,
-and a repetition's ratio is that of its own runs.
+Sides: `ours`, the stages `score` and `finetune`, against `trl_default`, TRL as installed, both recomputing activations in the
+backward pass; `ours_tuned`, which keeps them, against `trl_tuned`, which keeps them too, takes reference log-probs once, before
+training, groups by length and has the batch size that was fastest (see --sweep and `bench.training_peers`). Every run is a process of
+its own with all cores; the order of the sides turns round with each repetition, and a repetition's ratio is that of its own runs.
 
 Compute seconds, which the ratios use, exclude interpreter start, imports and loading the model on every side, and saving on
-ours: TRL saves nothing here. Ours are the scorer's and the trainer's own clocks (from the loaded model to the last scored pair, from the
-trainer's construction to the last step), TRL's are the reference pass and `train()`. With these few pairs start-up would be a
-quarter of the time; wall seconds, from the start of a side to its end, checkpoint and artifacts of ours included, are printed beside them.
-Memory is the largest resident size of a process (VmHWM), whatever it held. MFU is the model's FLOPs over ours' compute seconds and this
-machine's fp32 matmul rate: of the tokens that the packed layout computes and the LM head on answers only, a third for the reference
-pass, nothing for recomputation (see `bench.roofline`).
+ours: TRL saves nothing here. Ours are the scorer's and the trainer's own clocks (from the loaded model to the last scored pair, from
+the trainer's construction to the last step), TRL's are the reference pass and `train()`. With these few pairs start-up would be a
+quarter of the time; wall seconds, from the start of a side to its end, checkpoint and artifacts of ours included, are printed beside
+them. Memory is the largest resident size of a process (VmHWM), whatever it held. MFU is the model's FLOPs over the compute seconds
+of `ours_tuned` and this machine's fp32 matmul rate: of the tokens that the packed layout computes and the LM head on answers only, a
+third for the reference pass, nothing for recomputation (see `bench.roofline`).
 """
 
 from __future__ import annotations
@@ -44,13 +44,23 @@ from bench.roofline import iteration_flops, matmul_rate
 from bench.training_data import ROOT, SETS, PairSet, make_sets
 from bench.training_peers import MARK
 from spin_core import progress
+from spin_core.recipe import with_overrides
 from spin_core.store import Store
 from spin_core.training.launch import finetune
 from spin_core.training.score import score
 
-_SIDES = {"main": ("ours", "trl_default", "trl_tuned"), "long": ("ours", "trl_default"), "carry": ("ours", "trl_default")}
-_RATIOS = {("main", "trl_default"): "vs_trl_default", ("main", "trl_tuned"): "vs_trl_tuned"}
-_RATIOS |= {("long", "trl_default"): "long_context_vs_trl_default", ("carry", "trl_default"): "carry_over_vs_trl_default"}
+_SIDES = {
+    "main": ("ours", "trl_default", "ours_tuned", "trl_tuned"),
+    "long": ("ours", "trl_default"),
+    "carry": ("ours", "trl_default"),
+}
+# the ratio's name: the set, ours and theirs
+_RATIOS = {
+    "vs_trl_default": ("main", "ours", "trl_default"),
+    "vs_trl_tuned": ("main", "ours_tuned", "trl_tuned"),
+    "long_context_vs_trl_default": ("long", "ours", "trl_default"),
+    "carry_over_vs_trl_default": ("carry", "ours", "trl_default"),
+}
 _OURS = "spin_core.training."  # what the command lines of the stages' processes hold
 _LN2_TOLERANCE = 1e-3
 _FALL_TOLERANCE = 0.1  # of the fall from ln 2: RMSProp's first step is a sign, which rounding can turn where a gradient is about 0
@@ -73,13 +83,14 @@ class Run:
         return f"{times}, {self.peak_mb / 1024:.2f} GiB, loss {losses}"
 
 
-def run_ours(pairs: PairSet, peak: ChildPeak) -> Run:
+def run_ours(pairs: PairSet, peak: ChildPeak, *, recompute: bool = True) -> Run:
     """The two stages, in a store that holds nothing yet."""
+    recipe = with_overrides(pairs.recipe, [f"training.gradient_checkpointing={str(recompute).lower()}"])
     with tempfile.TemporaryDirectory(prefix="bench-training-") as folder:
         store, peak.mb = Store(Path(folder)), 0.0
         started = time.perf_counter()
-        reference = score(store, pairs.recipe, pairs.model, pairs.pairs, splits=("train",))
-        model = finetune(store, pairs.recipe, int(pairs.name == "carry"), pairs.model, pairs.pairs, reference)
+        reference = score(store, recipe, pairs.model, pairs.pairs, splits=("train",))
+        model = finetune(store, recipe, int(pairs.name == "carry"), pairs.model, pairs.pairs, reference)
         wall = time.perf_counter() - started
         lines = [json.loads(line) for line in (model.path / "metrics.jsonl").read_text().splitlines()]
         reference_s = len(pairs.rows) / reference.facts["pairs_per_s"]
@@ -129,7 +140,10 @@ def measure(pairs: PairSet, repetitions: int, batch: int) -> dict[str, list[Run]
     peak = ChildPeak(_OURS)
     for number in range(repetitions):
         for side in sides if number % 2 == 0 else reversed(sides):
-            run = run_ours(pairs, peak) if side == "ours" else run_trl(pairs, tuned(batch) if side == "trl_tuned" else {})
+            if side in ("ours", "ours_tuned"):
+                run = run_ours(pairs, peak, recompute=side == "ours")
+            else:
+                run = run_trl(pairs, tuned(batch) if side == "trl_tuned" else {})
             runs[side].append(run)
             print(f"{pairs.name} {number + 1}/{repetitions} {side}: {run.line()}", flush=True)
         check_same_work(pairs, {side: found[-1] for side, found in runs.items()})
@@ -146,15 +160,15 @@ def summarise(
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
     """(ratios, spread) by name; what was not measured is not there. `rate` is the machine's, in FLOP/s."""
     values: dict[str, list[float]] = {}
-    for (name, side), ratio in _RATIOS.items():
+    for ratio, (name, ours, theirs) in _RATIOS.items():
         if name in measured:
-            both = zip(measured[name][side], measured[name]["ours"], strict=True)
-            values[ratio] = [theirs.seconds / ours.seconds for theirs, ours in both]
+            both = zip(measured[name][ours], measured[name][theirs], strict=True)
+            values[ratio] = [their.seconds / our.seconds for our, their in both]
     for pairs in [pairs for pairs in sets if pairs.name == "main"]:
-        ours, theirs = measured["main"]["ours"], measured["main"]["trl_default"]
-        values["memory_vs_trl_default"] = [mine.peak_mb / other.peak_mb for mine, other in zip(ours, theirs, strict=True)]
+        both = zip(measured["main"]["ours"], measured["main"]["trl_default"], strict=True)
+        values["memory_vs_trl_default"] = [our.peak_mb / their.peak_mb for our, their in both]
         flops = iteration_flops(pairs.model.path, pairs.rows, pairs.recipe.training.epochs)
-        values["mfu"] = [flops / run.seconds / rate for run in ours]
+        values["mfu"] = [flops / run.seconds / rate for run in measured["main"]["ours_tuned"]]
     middles = {name: _middle(found) for name, found in values.items()}
     return {name: middle for name, (middle, _) in middles.items()}, {name: spread for name, (_, spread) in middles.items()}
 
@@ -172,7 +186,8 @@ def ladder(pairs: PairSet, batch: int) -> None:
     for name, value in tuned(batch).items():
         step |= {name: value}
         print(f"+ {name}={value}: {run_trl(pairs, step).line()}", flush=True)
-    print(f"ours: {run_ours(pairs, ChildPeak(_OURS)).line()}", flush=True)
+    print(f"ours, activations kept: {run_ours(pairs, ChildPeak(_OURS), recompute=False).line()}", flush=True)
+    print(f"ours, activations recomputed: {run_ours(pairs, ChildPeak(_OURS)).line()}", flush=True)
 
 
 def main() -> None:
