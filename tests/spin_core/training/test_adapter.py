@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from spin_core import process, progress
-from spin_core.errors import BadInput, ChildCrash
+from spin_core.errors import BadInput
 from spin_core.gather import TRAIN_FILE
 from spin_core.models import import_model
 from spin_core.recipe import LoraSettings, ModelSettings, Recipe
@@ -25,7 +22,7 @@ from spin_core.training.launch import finetune
 from spin_core.training.logprobs import answer_logps, choose_layout, collate
 from spin_core.training.meter import cost_of
 from spin_core.training.score import load_scores, score
-from tests.spin_core.training.test_training import make_pairs, recipe_for, steps
+from tests.spin_core.training.test_training import killed_at, make_pairs, recipe_for, steps
 
 LORA = LoraSettings(r=4, alpha=8.0).model_dump()
 World = tuple[Store, Ref, Ref, Ref]
@@ -128,17 +125,8 @@ def test_a_killed_run_continues_with_its_adapter(world: World, tiny_model: Path,
     recipe = lora_recipe(tiny_model, epochs=10, save_steps=10, learning_rate=1e-3)
     whole = finetune(Store(tmp_path / "whole"), recipe, 0, model, pairs, reference)
     store = Store(tmp_path / "killed")
-
-    def kill_after_a_checkpoint(event: progress.Progress) -> None:
-        if event.name == "iter-0 · training" and event.done == 15:
-            for child in process.live():
-                for pid in (*process.descendants(child.pid), child.pid):
-                    os.kill(pid, signal.SIGKILL)
-
-    end = progress.listen(kill_after_a_checkpoint)
-    with pytest.raises(ChildCrash):
+    with killed_at(15):
         finetune(store, recipe, 0, model, pairs, reference)
-    end()
     (checkpoint,) = store.home.glob("work/*/*/checkpoint-10")
     assert (checkpoint / "adapter_model.safetensors").exists()
     assert not (checkpoint / "model.safetensors").exists()

@@ -5,6 +5,8 @@ import math
 import os
 import random
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,22 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[S
     model = import_model(store, ModelSettings(name=str(tiny_model)))
     pairs = make_pairs(store, 20)
     return store, model, pairs, score(store, recipe_for(tiny_model), model, pairs)
+
+
+@contextmanager
+def killed_at(step: int) -> Iterator[None]:
+    """SIGKILLs the trainer and all that it started when it has done `step` steps; the block ends in a ChildCrash."""
+
+    def kill(event: progress.Progress) -> None:
+        if event.name == "iter-0 · training" and event.done == step:
+            for child in process.live():
+                for pid in (*process.descendants(child.pid), child.pid):
+                    os.kill(pid, signal.SIGKILL)
+
+    end = progress.listen(kill)
+    with pytest.raises(ChildCrash):
+        yield
+    end()
 
 
 def test_scores_are_those_of_a_live_model(world: tuple[Store, Ref, Ref, Ref]) -> None:
@@ -181,17 +199,8 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(world: tuple[Store, R
     recipe = recipe_for(tiny_model, epochs=20, save_steps=10)
     whole = steps(finetune(Store(tmp_path / "whole"), recipe, 0, model, pairs, reference))
     store = Store(tmp_path / "killed")
-
-    def kill_after_a_checkpoint(event: progress.Progress) -> None:
-        if event.name == "iter-0 · training" and event.done == 15:
-            for child in process.live():
-                for pid in (*process.descendants(child.pid), child.pid):
-                    os.kill(pid, signal.SIGKILL)
-
-    end = progress.listen(kill_after_a_checkpoint)
-    with pytest.raises(ChildCrash):
+    with killed_at(15):
         finetune(store, recipe, 0, model, pairs, reference)
-    end()
     (work,) = (store.home / "work").iterdir()
     (metrics,) = work.rglob("metrics.jsonl")
     metrics.write_text(metrics.read_text() + '{"step": 16, "lo')
