@@ -163,7 +163,7 @@ class Farm:
         return {str(path.parent): path.stat().st_mtime for path in (self.home / "artifacts").rglob("MANIFEST.json")}
 
     def checkpoints(self) -> list[Path]:
-        return [path.parent for path in (self.home / "work").glob("*/checkpoint-*/trainer_state.json")]
+        return [path.parent for path in (self.home / "work").glob("*/*/checkpoint-*/trainer_state.json")]
 
     def freeze_trainer(self) -> None:
         """Holds the training at its first checkpoint, so that what a test does next is in time on any machine."""
