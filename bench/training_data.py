@@ -31,8 +31,6 @@ _LIMITS = {
     "main": ["data.max_prompt_tokens=512", "generation.max_new_tokens=256"],
     "long": ["data.max_prompt_tokens=1024", "generation.max_new_tokens=128"],
 }
-# speed and memory only: a CPU is as fast with small micro-batches as with large ones
-_MICRO_BATCH = "training.tokens_per_micro_batch=1024"
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ def make_sets(store: Store, names: list[str], pairs: int) -> list[PairSet]:
 
 def _overrides(kind: str, pairs: int) -> list[str]:
     data = ["data.turns=last", f"data.subset={max(_POOL, 6 * pairs) + 1}", "data.test_size=1", "generation.shard_rows=12"]
-    training = ["training.precision=fp32", "training.epochs=2", "training.warmup_ratio=0.0", _MICRO_BATCH]
+    training = ["training.precision=fp32", "training.epochs=2", "training.warmup_ratio=0.0"]
     return [*_LIMITS[kind], *data, "iterations=[{}, {}]", *training]
 
 

@@ -114,18 +114,19 @@ def tree_attention(
         raise ValueError(f"{ATTENTION} attention needs the blocks of a packed batch")
     grouped = query.shape[1] != key.shape[1]
     parts = []
-    for tree, start, end, prompt in spin_blocks:
-        query_part, own = query[:, :, start:end], slice(start, end)
+    # the blocks follow one another; the gradient of a split is one copy, that of a slice as large as the whole
+    sizes = [end - start for _, start, end, _ in spin_blocks]
+    tensors = (x.split(sizes, dim=2) for x in (query, key, value))
+    prompt_key = prompt_value = key
+    for (tree, start, _, prompt), own_query, own_key, own_value in zip(spin_blocks, *tensors, strict=True):
         if start == tree:
-            out = functional.scaled_dot_product_attention(
-                query_part, key[:, :, own], value[:, :, own], is_causal=True, scale=scaling, enable_gqa=grouped
-            )
+            prompt_key, prompt_value = own_key, own_value
+            out = functional.scaled_dot_product_attention(own_query, own_key, own_value, is_causal=True, scale=scaling, enable_gqa=grouped)
         else:
-            seen = slice(tree, tree + prompt)
-            size = end - start
+            size = own_query.shape[2]
             mask = torch.ones(size, prompt + size, dtype=torch.bool, device=query.device).tril(prompt)
-            keys, values = (torch.cat([x[:, :, seen], x[:, :, own]], dim=2) for x in (key, value))
-            out = functional.scaled_dot_product_attention(query_part, keys, values, attn_mask=mask, scale=scaling, enable_gqa=grouped)
+            keys, values = torch.cat([prompt_key, own_key], dim=2), torch.cat([prompt_value, own_value], dim=2)
+            out = functional.scaled_dot_product_attention(own_query, keys, values, attn_mask=mask, scale=scaling, enable_gqa=grouped)
         parts.append(out)
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
