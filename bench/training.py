@@ -146,10 +146,8 @@ def measure(pairs: PairSet, repetitions: int, batch: int) -> dict[str, list[Run]
     peak = ChildPeak(_STAGES)
     for number in range(repetitions):
         for side in sides if number % 2 == 0 else reversed(sides):
-            if side in _OURS:
-                run = run_ours(pairs, peak, _OURS[side])
-            else:
-                run = run_trl(pairs, tuned(batch) if side == "trl_tuned" else {})
+            settings = tuned(batch) if side == "trl_tuned" else {}
+            run = run_ours(pairs, peak, _OURS[side]) if side in _OURS else run_trl(pairs, settings)
             runs[side].append(run)
             print(f"{pairs.name} {number + 1}/{repetitions} {side}: {run.line()}", flush=True)
         check_same_work(pairs, {side: found[-1] for side, found in runs.items()})
