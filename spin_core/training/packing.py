@@ -116,7 +116,7 @@ def tree_attention(
     parts = []
     # the blocks follow one another; the gradient of a split is one copy, that of a slice as large as the whole
     sizes = [end - start for _, start, end, _ in spin_blocks]
-    tensors = (x.split(sizes, dim=2) for x in (query, key, value))
+    tensors = (torch.split(x, sizes, dim=2) for x in (query, key, value))
     prompt_key = prompt_value = key
     for (tree, start, _, prompt), own_query, own_key, own_value in zip(spin_blocks, *tensors, strict=True):
         if start == tree:
