@@ -16,7 +16,6 @@ import os
 import platform
 import shutil
 import statistics
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -26,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bench.commit import commit
 from bench.peak import ChildPeak
 from spin_core.encode import ENCODED
 from spin_core.gather import join
@@ -139,7 +139,7 @@ def main() -> None:
         "bench": "gather",
         "device": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "versions": {"python": platform.python_version(), "pyarrow": pa.__version__},
-        "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip(),
+        "commit": commit(),
         "rows": options.rows,
         "input_bytes": size,
         "seconds": medians,

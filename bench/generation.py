@@ -30,6 +30,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from bench.commit import commit
 from bench.load import Load
 from spin_core import devices, process
 from spin_core.encode import encode
@@ -188,18 +189,18 @@ class Repetition:
 def repetitions(options: argparse.Namespace, ours: Spinflow, peer: Peer, rows: list[list[int]]) -> list[Repetition]:
     """The least disturbed repetitions, as many as were asked for."""
     done: list[Repetition] = []
-    started, mine, theirs = time.monotonic(), ours.pids(), peer.pids()
+    started, pids = time.monotonic(), {"spinflow": ours.pids(), "vllm": peer.pids()}
     for number in range(2 * options.repetitions):
         quiet = sum(repetition.others <= _QUIET for repetition in done)
         if quiet == options.repetitions or (number >= options.repetitions and time.monotonic() - started > _PATIENCE_S):
             break
         first = number * options.rows
         rates, others = {}, {}
-        for side in ("vllm", "spinflow") if number % 2 else ("spinflow", "vllm"):
-            signal_all(theirs if side == "spinflow" else mine, signal.SIGSTOP)
-            signal_all(mine if side == "spinflow" else theirs, signal.SIGCONT)
+        for side, other in [("spinflow", "vllm"), ("vllm", "spinflow")][:: -1 if number % 2 else 1]:
+            signal_all(pids[other], signal.SIGSTOP)
+            signal_all(pids[side], signal.SIGCONT)
             (ours if side == "spinflow" else peer).wake(rows[-1])
-            load = Load(mine if side == "spinflow" else theirs)
+            load = Load(pids[side])
             if side == "spinflow":
                 rates[side] = ours.tokens_per_s(first, options.rows)
             else:
@@ -208,7 +209,7 @@ def repetitions(options: argparse.Namespace, ours: Spinflow, peer: Peer, rows: l
         done.append(Repetition(rates["spinflow"], rates["vllm"], max(others.values())))
         sides = (f"{side} {rates[side]:.1f} tokens/s while others took {others[side]:.0%}" for side in rates)
         print("  ".join(sorted(sides)), flush=True)
-    signal_all([*mine, *theirs], signal.SIGCONT)
+    signal_all([*pids["spinflow"], *pids["vllm"]], signal.SIGCONT)
     return sorted(done, key=lambda repetition: repetition.others)[: options.repetitions]
 
 
@@ -274,7 +275,7 @@ def main() -> None:
         "bench": "generation",
         "device": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {len(devices.visible())} GPUs",
         "versions": versions(),
-        "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout.strip(),
+        "commit": commit(),
         "rows": options.rows,
         "max_new_tokens": options.tokens,
         "tokens_per_s": {"spinflow": round(ours, 1), "vllm": round(theirs, 1), "transformers": round(transformers, 1)},

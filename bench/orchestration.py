@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from bench.commit import commit
 from spin_core.generation.engine import Answer, OnAnswer
 
 _ROWS_A_SHARD = 8
@@ -113,7 +114,7 @@ def main() -> None:
         "bench": "orchestration",
         "device": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "versions": {name: version(name) for name in ("prefect", "pyarrow")},
-        "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip(),
+        "commit": commit(),
         "shards": options.shards,
         "added_seconds": round(added, 2),
         "resume_seconds": round(resume, 2),

@@ -6,22 +6,13 @@ import threading
 import time
 from pathlib import Path
 
-from spin_core.process import descendants, live
+from spin_core.process import descendants, live, peak_rss
 
 _EVERY_S = 0.05
 
 
-def peak_mb(pid: int | str) -> float:
-    """The most that a process has held so far (VmHWM); raises OSError once it is gone."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return max((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")), default=0.0)
-
-
 class ChildPeak:
-    """Watches the children whose command line names a module, and theirs: the largest single process counts.
-
-    Read from /proc (VmHWM): `getrusage(RUSAGE_CHILDREN)` would count the parent's own pages, which a fork has until it execs.
-    """
+    """Watches the children whose command line names a module, and theirs: the largest single process counts, in MiB."""
 
     def __init__(self, module: str) -> None:
         self._module = module
@@ -33,7 +24,7 @@ class ChildPeak:
             for pid in [pid for child in live() for pid in (child.pid, *descendants(child.pid))]:
                 try:
                     if self._module in Path(f"/proc/{pid}/cmdline").read_text():
-                        self.mb = max(self.mb, peak_mb(pid))
+                        self.mb = max(self.mb, peak_rss(pid) / 2**20)
                 except OSError:
                     continue
             time.sleep(_EVERY_S)

@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from bench.commit import commit
 from bench.peak import ChildPeak
 from spin_core.recipe import DataSettings
 from spin_core.sources import reformat
@@ -61,7 +61,7 @@ def main() -> None:
         "bench": "reformat",
         "device": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "versions": {"python": platform.python_version(), "pyarrow": pa.__version__},
-        "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip(),
+        "commit": commit(),
         "rows": options.rows,
         "input_bytes": size,
         "rejected": facts["rejected"],

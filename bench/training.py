@@ -40,6 +40,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from bench.commit import commit
 from bench.peak import ChildPeak
 from bench.roofline import iteration_flops, matmul_rate
 from bench.training_data import ROOT, SETS, PairSet, make_sets
@@ -241,7 +242,7 @@ def report(
         "bench": "training",
         "device": f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores",
         "versions": {name: version(name) for name in ("torch", "transformers", "accelerate", "trl")},
-        "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout.strip(),
+        "commit": commit(),
         "sets": {pairs.name: pairs.describe() for pairs in sets},
         "tuned_batch": options.tuned_batch,
         "matmul_gflops": [round(rate / 1e9, 1) for rate in rates],

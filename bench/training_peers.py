@@ -11,11 +11,11 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.peak import peak_mb
-from spin_core.process import die_with_parent
+from spin_core.process import die_with_parent, peak_rss
 
 MARK = "@result "
 
@@ -55,40 +55,51 @@ def configuration(job: dict[str, Any], folder: str) -> Any:
     return DPOConfig(**must_agree, **batches, **tuning, remove_unused_columns=False)
 
 
-def run(job: dict[str, Any], folder: str) -> dict[str, Any]:
-    """Trains; seconds are those of the reference pass and of `train()`: imports and loading are before them."""
-    from datasets import Dataset
-    from transformers import AutoTokenizer
+def trainer_on_given_ids(clock: Callable[[], float] = time.perf_counter) -> Any:
+    """TRL's trainer as a class that takes rows of `given_ids`, and says in `reference_s` how long its reference pass took."""
     from trl import DPOTrainer
 
-    reference_s = 0.0
-
     class OnGivenIds(DPOTrainer):  # type: ignore[misc]
+        reference_s = 0.0
+
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset
 
         def _precompute_ref_logps(self, *args: Any) -> Any:
-            nonlocal reference_s
-            started = time.perf_counter()
+            started = clock()
             dataset = super()._precompute_ref_logps(*args)
-            reference_s = time.perf_counter() - started
+            self.reference_s = clock() - started
             return dataset
 
-    columns = {"prompt_ids": "prompt_ids", "chosen_ids": "real_ids", "rejected_ids": "generated_ids"}
-    rows = [{theirs: row[ours] for theirs, ours in columns.items()} for row in job["rows"]]
-    for row in rows:
+    return OnGivenIds
+
+
+def given_ids(rows: list[dict[str, Any]]) -> Any:
+    """Our pairs under TRL's names, with the lengths that it groups by."""
+    from datasets import Dataset
+
+    names = {"prompt_ids": "prompt_ids", "real_ids": "chosen_ids", "generated_ids": "rejected_ids"}
+    content: list[dict[str, Any]] = [{theirs: row[ours] for ours, theirs in names.items()} for row in rows]
+    for row in content:
         row["length"] = len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
-    trainer = OnGivenIds(
+    return Dataset.from_list(content)
+
+
+def run(job: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Trains; seconds are those of the reference pass and of `train()`: imports and loading are before them."""
+    from transformers import AutoTokenizer
+
+    trainer = trainer_on_given_ids()(
         model=job["model"],
         args=configuration(job, folder),
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=given_ids(job["rows"]),
         processing_class=AutoTokenizer.from_pretrained(job["model"]),
     )
     started = time.perf_counter()
     trainer.train()
     training_s = time.perf_counter() - started
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    return {"reference_s": reference_s, "training_s": training_s, "losses": losses, "peak_mb": peak_mb("self")}
+    return {"reference_s": trainer.reference_s, "training_s": training_s, "losses": losses, "peak_mb": peak_rss() / 2**20}
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ def check(store: Store, recipe: Recipe, console: Console) -> None:
     finally:
         report.unlink(missing_ok=True)
     weights = found["parameters"] * _FP32_BYTES
-    copies = 1 if recipe.training.lora else _TRAINING_COPIES[recipe.training.optimizer]  # an adapter weighs next to nothing
+    copies = 1 if lora else _TRAINING_COPIES[recipe.training.optimizer]  # an adapter weighs next to nothing
     # every iteration keeps a model, and training keeps one checkpoint with the optimiser's moments
     disk = weights * (len(recipe.iterations) + 1 + copies)
     free = shutil.disk_usage(store.home).free

@@ -200,6 +200,15 @@ def descendants(pid: int) -> list[int]:
     return [pid for child in map(int, children) for pid in (child, *descendants(child))]
 
 
+def peak_rss(pid: int | str = "self") -> int:
+    """The most bytes of memory that a process has held so far (VmHWM); raises OSError once it is gone, 0 for a zombie.
+
+    `getrusage` would count the parent's own pages, which a fork has until it execs.
+    """
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0)
+
+
 def end(*children: subprocess.Popen[str], grace_s: float = 10.0) -> None:
     """Ends children and their whole process trees together: SIGTERM, then SIGKILL for what is left after `grace_s`.
 

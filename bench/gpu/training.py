@@ -18,7 +18,6 @@ import json
 import platform
 import random
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,7 +29,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, TrainingArguments
 
+from bench.commit import commit
 from bench.gpu.exactness import check
+from bench.training_peers import given_ids, trainer_on_given_ids
 from spin_core.training.attention import set_attention
 from spin_core.training.logprobs import answer_logps
 from spin_core.training.meter import cost_of, peak_flops, peak_memory_gb
@@ -136,28 +137,9 @@ class Bench:
 
     def trl(self, folder: str, batch: int, rows: list[dict[str, Any]] | None = None) -> dict[str, float]:
         """Reference pass and two epochs of TRL's own trainer on the same ids."""
-        from datasets import Dataset
         from tokenizers import Tokenizer, models
-        from trl import DPOConfig, DPOTrainer
+        from trl import DPOConfig
 
-        reference_s = 0.0
-        clock = self.clock
-
-        class OnGivenIds(DPOTrainer):
-            def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
-                return dataset
-
-            def _precompute_ref_logps(self, *args: Any) -> Any:
-                nonlocal reference_s
-                started = clock()
-                dataset = super()._precompute_ref_logps(*args)
-                reference_s = clock() - started
-                return dataset
-
-        names = {"prompt_ids": "prompt_ids", "real_ids": "chosen_ids", "generated_ids": "rejected_ids"}
-        content = [{theirs: row[ours] for ours, theirs in names.items()} for row in rows or self.rows]
-        for row in content:
-            row["length"] = len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
         tuned = {"precompute_ref_log_probs": True, "precompute_ref_batch_size": batch, "gradient_checkpointing": False}
         tuned |= {"train_sampling_strategy": "group_by_length", "remove_unused_columns": False, "max_length": None, "beta": 0.1}
         settings = self.arguments(folder, num_train_epochs=2, per_device_train_batch_size=batch, **tuned)
@@ -165,11 +147,13 @@ class Bench:
             tokenizer_object=Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1}, "<pad>")), pad_token="<pad>", eos_token="<eos>"
         )
         config = DPOConfig(**settings, gradient_accumulation_steps=self.pairs_per_step // batch)
-        trainer = OnGivenIds(model=self.model(), args=config, train_dataset=Dataset.from_list(content), processing_class=tokenizer)
+        trainer = trainer_on_given_ids(self.clock)(
+            model=self.model(), args=config, train_dataset=given_ids(rows or self.rows), processing_class=tokenizer
+        )
         started = self.clock()
         trainer.train()
         seconds = self.clock() - started
-        return {"reference_s": reference_s, "training_s": seconds}
+        return {"reference_s": trainer.reference_s, "training_s": seconds}
 
     def largest_trl_batch(self, folder: str) -> int | None:
         """The largest batch whose longest pairs train without running out of memory."""
@@ -250,7 +234,7 @@ def main() -> None:
         "bench": "gpu-training" + ("-cpu-smoke" if options.cpu_smoke else ""),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()}, no GPU",
         "versions": {name: version(name) for name in ("torch", "transformers", "accelerate", "trl") if find_spec(name)},
-        "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout.strip(),
+        "commit": commit(),
         "date": time.strftime("%Y-%m-%d"),
         "exactness": exact,
         "models": found,

@@ -131,8 +131,8 @@ def _lora(path: Path, keys: dict[str, Any]) -> dict[str, Any] | None:
     targets = keys.get("lora_target_modules")
     if not targets:  # theirs would fall back on peft's choice for the architecture
         raise BadInput(f"{path}: use_peft needs lora_target_modules", remedy="for example [q_proj, v_proj], or [all-linear]")
-    keys["lora_target_modules"] = ["all-linear"] if targets == "all-linear" else targets
     lora = {ours: keys[key] for key, ours in _LORA.items() if keys.get(key) is not None}
+    lora["target_modules"] = ["all-linear"] if targets == "all-linear" else targets
     return lora | ({"quantize": "4bit"} if keys.get("load_in_4bit") else {})
 
 
@@ -142,14 +142,14 @@ def _recipe(path: Path, keys: dict[str, Any], devices: int) -> Recipe:
         if not isinstance(keys[key], int) or keys[key] < 1:
             raise BadInput(f"{path}: {key} must be a whole number from 1, got {keys[key]!r}", remedy="mend it")
     training = {ours: _VALUES.get(key, {}).get(keys[key], keys[key]) for key, ours in _TRAINING.items() if keys.get(key) is not None}
+    whole, prompt = keys.get("max_length") or 1024, keys.get("max_prompt_length") or 512
     training |= {
         "pairs_per_step": batch * accumulation * devices,
-        "tokens_per_micro_batch": batch * (keys.get("max_length") or 1024),
+        "tokens_per_micro_batch": batch * whole,
         "precision": "auto" if keys.get("bf16") else "fp32",  # auto is bf16 where the device has it
     }
     if lora := _lora(path, keys):
         training["lora"] = lora
-    whole, prompt = keys.get("max_length") or 1024, keys.get("max_prompt_length") or 512
     # what their generation cuts answers at; the human ones are cut alike, or length would tell the two apart
     answer = min(keys.get("max_new_tokens") or GenerationSettings().max_new_tokens, whole - prompt)
     try:

@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from spin_core.errors import BadInput
@@ -47,12 +45,15 @@ def quantized(kind: str | None, bf16: bool) -> dict[str, Any]:
     return {"quantization_config": config, "device_map": {"": device}}
 
 
-def attach(model: Any, lora: dict[str, Any], seed: int, bf16: bool) -> PeftModel:
-    """Freezes `model` (fp32) and puts a trainable fp32 adapter of `training.lora` into it; at first it adds nothing.
+def attach(model: Any, lora: dict[str, Any], seed: int, bf16: bool) -> Any:
+    """The PeftModel of `model` (fp32), frozen, with a trainable fp32 adapter of `training.lora`; at first it adds nothing.
 
     With `bf16`, the frozen weights of adapted layers are held in it: autocast rounds them so at every use, so no number
     changes. Raises BadInput for target modules that the model does not have, or that would change with another layer.
     """
+    from peft import LoraConfig, get_peft_model  # a second, which scoring and runs without an adapter need not pay
+    from peft.tuners.lora import LoraLayer
+
     torch.manual_seed(seed)  # every rank draws the same first factors, and so does a run that starts again
     named = lora["target_modules"]
     targets = "all-linear" if named == ["all-linear"] else named  # a word of peft's
@@ -80,11 +81,15 @@ def attach(model: Any, lora: dict[str, Any], seed: int, bf16: bool) -> PeftModel
 
 def adapts_head(model: Any) -> bool:
     """Whether the LM head has an adapter: TRL computes log-probs past it."""
+    from peft.tuners.lora import LoraLayer
+
     return isinstance(model.get_output_embeddings(), LoraLayer)
 
 
 def merge(model: Path, out: Path) -> None:
     """Adds the adapter in `out`/adapter to the weights of θ_t in fp32; writes the full model θ_{t+1} to `out`."""
+    from peft import PeftModel
+
     base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     PeftModel.from_pretrained(base, out / FOLDER).merge_and_unload().save_pretrained(out)
     for name in ("README.md", "training_args.bin"):  # an empty model card; pickled paths of this machine

@@ -17,6 +17,7 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
 from spin_core.errors import BadInput
+from spin_core.training.meter import head_size
 from spin_core.training.packing import ATTENTION, pack, tree_attention
 
 VARLEN = "spin_varlen"
@@ -105,10 +106,10 @@ def disagreement(config: Any, device: torch.device) -> str | None:
     """What is wrong with the kernels on this device in bf16 for heads of this config; None if they are right."""
     config = config.get_text_config()
     heads, grouped = config.num_attention_heads, config.num_key_value_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    size = head_size(config)
     prompt, answers = list(range(70)), [[1] * 150, [2] * 33, [3] * 2]
     batch = pack([prompt] * 3 + [[5]] * 2, [*answers, [4] * 17, [6] * 130])
-    blocks = [(*block, length) for block, length in zip(batch.block_G3.tolist(), batch.prompt_G.tolist(), strict=True)]
+    blocks = batch.blocks()
     generator = torch.Generator().manual_seed(0)
     tensors = [torch.randn(1, h, len(batch.ids_T), size, generator=generator) for h in (heads, grouped, grouped)]
     weight = torch.randn(1, len(batch.ids_T), heads, size, generator=generator).to(device, torch.bfloat16)

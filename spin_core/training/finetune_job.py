@@ -105,6 +105,22 @@ def _packs(config: Any, settings: dict[str, Any]) -> bool:
     return False
 
 
+def _player(folder: str, config: Any, settings: dict[str, Any], packed: bool, bf16: bool) -> Any:
+    """θ_t as the backend trains it, with its adapter if there is one."""
+    frozen = adapter.quantized(settings["lora"] and settings["lora"]["quantize"], bf16)
+    # fp32 master weights: a step at 5e-7 is smaller than bf16 can add to a weight
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32, **frozen)
+    if packed:
+        set_attention(model, settings["attention"], bf16)
+    if settings["lora"]:
+        model = adapter.attach(model, settings["lora"], settings["seed"], bf16)
+        if not packed and adapter.adapts_head(model):
+            raise BadInput("training.lora.target_modules: the TRL backend trains no adapter of the LM head", remedy="leave it out")
+    if packed:
+        score_answers_in_forward(model)
+    return model
+
+
 def _check_reporters(names: list[str]) -> None:
     for name in names:
         if not find_spec(name):
@@ -131,17 +147,7 @@ def _train(job: dict[str, Any]) -> None:
         padded=not packed,
     )
     args = _arguments(job, steps.accumulation, packed)  # before the model: they say how the devices share what is loaded
-    # fp32 master weights: a step at 5e-7 is smaller than bf16 can add to a weight
-    frozen = adapter.quantized(settings["lora"] and settings["lora"]["quantize"], bf16)
-    model: Any = AutoModelForCausalLM.from_pretrained(job["model"], config=config, dtype=torch.float32, **frozen)
-    if packed:
-        set_attention(model, settings["attention"], bf16)
-    if settings["lora"]:
-        model = adapter.attach(model, settings["lora"], settings["seed"], bf16)
-        if not packed and adapter.adapts_head(model):
-            raise BadInput("training.lora.target_modules: the TRL backend trains no adapter of the LM head", remedy="leave it out")
-    if packed:
-        score_answers_in_forward(model)
+    model = _player(job["model"], config, settings, packed, bf16)
     if bf16:
         autocast_in_forward(model, args.device)
     log = MetricsLog(Path(job["work"]) / "metrics.jsonl")

@@ -69,12 +69,11 @@ def answer_logps(model: Any, batch: Batch | Packed) -> Tensor:
     """
     decoder = model.get_decoder()
     if isinstance(batch, Packed):
-        blocks = [(*block, size) for block, size in zip(batch.block_G3.tolist(), batch.prompt_G.tolist(), strict=True)]
         inputs: dict[str, Any] = {"input_ids": batch.ids_T[None], "position_ids": batch.position_T[None]}
         if decoder.config._attn_implementation == VARLEN:
-            inputs["spin_sequences"] = sequences(blocks, batch.ids_T.device)
+            inputs["spin_sequences"] = sequences(batch.blocks(), batch.ids_T.device)
         else:
-            inputs["spin_blocks"] = blocks
+            inputs["spin_blocks"] = batch.blocks()
         hidden_ND = decoder(**inputs, use_cache=False).last_hidden_state[0, batch.source_N]
         logp_N = _token_logps(model, hidden_ND, batch.target_N)
         # answers are numbered in the order asked for, so pick_B holds every number and its largest is S − 1

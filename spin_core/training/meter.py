@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from spin_core.process import peak_rss
 
 # dense bf16 FLOP/s from the vendors' data sheets, by what the driver calls the device
 _PEAK_BF16 = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "GH200": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
@@ -48,12 +49,15 @@ def cost_of(model: Any) -> ModelCost | None:
     embeddings = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
     weights = [p for p in model.parameters() if id(p) not in embeddings]
     frozen, trained = (sum(map(_size, (p for p in weights if p.requires_grad is wanted))) for wanted in (False, True))
-    heads = config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     # q·k and weights·v, twice that for their gradients
-    attended = 3.0 * 4.0 * config.num_hidden_layers * heads * head_size
+    attended = 3.0 * 4.0 * config.num_hidden_layers * config.num_attention_heads * head_size(config)
     head = 6.0 if model.get_output_embeddings().weight.requires_grad else 4.0
     return ModelCost(6.0 * trained + 4.0 * frozen, attended, head * config.hidden_size * config.vocab_size)
+
+
+def head_size(config: Any) -> int:
+    """Width of an attention head."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def _size(weight: Any) -> int:
@@ -83,5 +87,4 @@ def peak_memory_gb(device: torch.device) -> float:
     """The most that this process has held so far, in GB: of the GPU's memory, or resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024 / 1e9
+    return peak_rss() / 1e9

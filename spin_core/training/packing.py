@@ -43,6 +43,10 @@ class Packed:
         """The same batch on a device."""
         return Packed(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
+    def blocks(self) -> list[tuple[int, int, int, int]]:
+        """Each block's start of the tree, start and end of the queries, tokens of the prompt: what attention goes by."""
+        return [(*block, size) for block, size in zip(self.block_G3.tolist(), self.prompt_G.tolist(), strict=True)]
+
     def work(self) -> Work:
         """What it asks of the model."""
         tree_G, start_G, end_G = self.block_G3.unbind(1)

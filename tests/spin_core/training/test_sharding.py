@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,45 +22,18 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from spin_core import devices, process, progress
 from spin_core.devices import Device
-from spin_core.errors import BadInput, Cancelled, ChildCrash
-from spin_core.gather import TRAIN_FILE
+from spin_core.errors import BadInput, Cancelled
 from spin_core.models import import_model
 from spin_core.recipe import ModelSettings, Recipe
-from spin_core.rows import PAIRS, write_rows
-from spin_core.store import Ref, Spec, Store
+from spin_core.store import Store
 from spin_core.training.launch import CONFIGS, finetune, launcher
 from spin_core.training.machines import Machines
 from spin_core.training.score import score
+from tests.spin_core.training.test_training import killed_at, make_pairs, on_step
 
 ROOT = Path(__file__).parents[3]
 needs_deepspeed = pytest.mark.skipif(not find_spec("deepspeed"), reason="DeepSpeed is not installed")
 Made = tuple[list[dict[str, Any]], dict[str, torch.Tensor]]
-
-
-def make_pairs(store: Store) -> Ref:
-    """30 pairs, so that the last step is short; a step's answers on one device are more than the LM head takes at once."""
-    rng = random.Random(0)
-
-    def ids(low: int, high: int) -> list[int]:
-        return [rng.randrange(3, 250) for _ in range(rng.randint(low, high))]
-
-    def row(number: int) -> dict[str, Any]:
-        turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
-        answers = {"real_ids": [*ids(60, 120), 2], "generated_ids": ids(60, 120)}
-        return {
-            "row_id": f"{number:016x}",
-            "iteration": 0,
-            "real": turns,
-            "generated": turns,
-            "prompt_ids": ids(1, 40),
-            "finish_reason": "length",
-            "check": None,
-        } | answers
-
-    def write(staging: Path) -> None:
-        write_rows(staging / TRAIN_FILE, map(row, range(30)), PAIRS)
-
-    return store.build(Spec("pairs", 1, {}), write)
 
 
 class World:
@@ -72,7 +42,9 @@ class World:
     def __init__(self, folder: Path, model: Path) -> None:
         store = Store(folder / "home")
         self._folder, self._name = folder, str(model)
-        self._parents = [import_model(store, ModelSettings(name=self._name)), make_pairs(store)]
+        # 30, so that the last step is short; a step's answers on one device are more than the LM head takes at once
+        pairs = make_pairs(store, 30, prompt=(1, 40), real=(60, 120), generated=(60, 120))
+        self._parents = [import_model(store, ModelSettings(name=self._name)), pairs]
         self._parents.append(score(store, self.recipe(), *self._parents, splits=["train"]))
         self.alone = self.train("alone")
 
@@ -123,16 +95,6 @@ def two_gpus(own_locks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
 
 
-def on_step(step: int, act: Callable[[list[int]], None]) -> Callable[[], None]:
-    """Calls `act` with the trainer's processes once it has done `step` steps."""
-
-    def look(event: progress.Progress) -> None:
-        if event.name == "iter-0 · training" and event.done == step:
-            act([pid for child in process.live() for pid in (child.pid, *process.descendants(child.pid))])
-
-    return progress.listen(look)
-
-
 def trainers(pids: list[int]) -> list[int]:
     """Those that train, without their launcher."""
     commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids}
@@ -167,15 +129,8 @@ def test_two_processes_train_the_model_that_one_trains(world: World, two_gpus: N
 
 def test_a_sharded_run_that_was_killed_continues(tied_world: World, two_gpus: None) -> None:
     """If it fails, a long sharded training starts anew after every crash, or goes on with another optimiser state."""
-
-    def kill(pids: list[int]) -> None:
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-
-    end = on_step(3, kill)
-    with pytest.raises(ChildCrash):
+    with killed_at(3):
         tied_world.train("killed", sharding="fsdp2", save_steps=1)
-    end()
     (work,) = (tied_world.home("killed") / "work").iterdir()
     assert list(work.glob("fsdp2/checkpoint-*/pytorch_model_fsdp_0"))  # in parts, so it was really sharded
     done = []

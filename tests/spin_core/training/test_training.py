@@ -5,7 +5,7 @@ import math
 import os
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,11 @@ from spin_core.training.launch import finetune
 from spin_core.training.logprobs import answer_logps, collate
 from spin_core.training.score import load_scores, score
 
+Lengths = tuple[int, int]
 
-def make_pairs(store: Store, count: int) -> Ref:
+
+def make_pairs(store: Store, count: int, *, prompt: Lengths = (1, 20), real: Lengths = (0, 9), generated: Lengths = (1, 12)) -> Ref:
+    """Random ids of lengths within these bounds; a real answer has an EOS more. Three pairs are held out."""
     rng = random.Random(0)
 
     def ids(low: int, high: int) -> list[int]:
@@ -39,9 +42,9 @@ def make_pairs(store: Store, count: int) -> Ref:
             "iteration": 0,
             "real": turns,
             "generated": turns,
-            "prompt_ids": ids(1, 20),
-            "real_ids": [*ids(0, 9), 2],
-            "generated_ids": ids(1, 12),
+            "prompt_ids": ids(*prompt),
+            "real_ids": [*ids(*real), 2],
+            "generated_ids": ids(*generated),
             "finish_reason": "length",
             "check": None,
         }
@@ -50,7 +53,7 @@ def make_pairs(store: Store, count: int) -> Ref:
         write_rows(staging / TRAIN_FILE, map(row, range(count)), PAIRS)
         write_rows(staging / TEST_FILE, map(row, range(count, count + 3)), PAIRS)
 
-    return store.build(Spec("pairs", 1, {"count": count}), write)
+    return store.build(Spec("pairs", 1, {"count": count, "lengths": [prompt, real, generated]}), write)
 
 
 def recipe_for(model: Path, **training: Any) -> Recipe:
@@ -70,17 +73,25 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[S
     return store, model, pairs, score(store, recipe_for(tiny_model), model, pairs)
 
 
+def on_step(step: int, act: Callable[[list[int]], None]) -> Callable[[], None]:
+    """Calls `act` with the trainer's processes once it has done `step` steps, until the function that it returns is called."""
+
+    def look(event: progress.Progress) -> None:
+        if event.name == "iter-0 · training" and event.done == step:
+            act([pid for child in process.live() for pid in (*process.descendants(child.pid), child.pid)])
+
+    return progress.listen(look)
+
+
 @contextmanager
 def killed_at(step: int) -> Iterator[None]:
     """SIGKILLs the trainer and all that it started when it has done `step` steps; the block ends in a ChildCrash."""
 
-    def kill(event: progress.Progress) -> None:
-        if event.name == "iter-0 · training" and event.done == step:
-            for child in process.live():
-                for pid in (*process.descendants(child.pid), child.pid):
-                    os.kill(pid, signal.SIGKILL)
+    def kill(pids: list[int]) -> None:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
 
-    end = progress.listen(kill)
+    end = on_step(step, kill)
     with pytest.raises(ChildCrash):
         yield
     end()
