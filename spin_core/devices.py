@@ -81,9 +81,12 @@ def groups(found: Sequence[Device], size: int) -> list[tuple[Device, ...]]:
 
 
 def environment(group: Sequence[Device]) -> dict[str, str]:
-    """What has a child see these GPUs only."""
+    """What has a child see these GPUs only; without one, what has it keep the memory it has freed.
+
+    glibc gives every large tensor's pages back, and the kernel zeroes them anew for the next one: a fifth of a training step's time.
+    """
     if not group:
-        return {}
+        return {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
     return {"CUDA_VISIBLE_DEVICES": ",".join(d.name for d in group), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 

@@ -14,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from spin_core.training.attention import VARLEN, sequences, set_attention
 from spin_core.training.packing import Packed, can_pack, pack
 
-_HEAD_CHUNK = 512  # answer positions whose logits are held at once
+_HEAD_CHUNK = 512  # answer positions whose logits are computed at once
+_KEPT_BYTES = 512 << 20  # of a micro-batch's token log-probs over the vocabulary, fp32, where activations are kept
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def choose_layout(model: Any, attention: str = "sdpa", bf16: bool = False) -> La
 def answer_logps(model: Any, batch: Batch | Packed) -> Tensor:
     """log p(answer | prompt) of each sequence: fp32 [B], nats, summed over its answer tokens.
 
-    The LM head runs on answer positions only, in chunks that the backward pass recomputes, so full logits never exist.
+    The LM head runs on answer positions only, in chunks. The backward pass recomputes them, but for the first 512 MB where the
+    model keeps its activations: full logits never exist.
     A packed batch needs a model that `choose_layout` has prepared.
     """
     decoder = model.get_decoder()
@@ -92,15 +94,18 @@ def _token_logps(model: Any, hidden_ND: Tensor, target_N: Tensor) -> Tensor:
     scale = (getattr(model.config, "logit_scale", None) or 1.0) / (getattr(model.config, "logits_scaling", None) or 1.0)
 
     def chunk_logps(hidden_CD: Tensor, target_C: Tensor) -> Tensor:
-        logits_CV = logits(hidden_CD).float() * scale
+        logits_CV = logits(hidden_CD).float()
+        if scale != 1.0:
+            logits_CV = logits_CV * scale
         if cap:
             logits_CV = cap * torch.tanh(logits_CV / cap)
         return -functional.cross_entropy(logits_CV, target_C, reduction="none")
 
     def chunked_logps(hidden_ND: Tensor, target_N: Tensor) -> Tensor:
-        chunks = []
+        chunks, room = [], 0 if model.is_gradient_checkpointing else _KEPT_BYTES
         for hidden_CD, target_C in zip(torch.split(hidden_ND, _HEAD_CHUNK), torch.split(target_N, _HEAD_CHUNK), strict=True):
-            if torch.is_grad_enabled():
+            room -= 4 * len(target_C) * model.config.get_text_config().vocab_size
+            if torch.is_grad_enabled() and room < 0:
                 chunks.append(checkpoint(chunk_logps, hidden_CD, target_C, use_reentrant=False))
             else:
                 chunks.append(chunk_logps(hidden_CD, target_C))

@@ -45,6 +45,21 @@ def test_a_gpu_is_known_by_its_uuid(smi: None, monkeypatch: pytest.MonkeyPatch) 
     assert devices.environment(found[:1])["CUDA_VISIBLE_DEVICES"] == "1"
 
 
+def test_without_a_gpu_a_child_keeps_freed_memory() -> None:
+    """The second 64 MB are the pages of the first: the kernel does not give them out, and zero them, anew."""
+    code = """
+import resource
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+found = [faults()]
+for _ in range(2):
+    bytearray(1 << 26)
+    found.append(faults())
+print(found[1] - found[0] > 1000, found[2] - found[1] < 100)
+"""
+    environ = os.environ | devices.environment(())
+    assert subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True).stdout == "True True\n"
+
+
 def test_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "a,b,c")
     monkeypatch.setenv("PATH", "")  # no nvidia-smi: names serve as they are

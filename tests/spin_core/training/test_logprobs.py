@@ -1,5 +1,7 @@
 """Answer log-probs against full logits of one unpadded sequence at a time, over architectures that alter their logits."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GPT2Config, GraniteConfig, LlamaConfig, PretrainedConfig
@@ -31,6 +33,7 @@ def full_logits_logps(model: torch.nn.Module) -> torch.Tensor:
     return torch.stack(found)
 
 
+@pytest.mark.parametrize("kept", [1, 3])
 @pytest.mark.parametrize(
     "config",
     [
@@ -42,8 +45,11 @@ def full_logits_logps(model: torch.nn.Module) -> torch.Tensor:
     ],
     ids=lambda config: config.model_type,
 )
-def test_padded_chunked_batch_equals_full_logits(config: PretrainedConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logprobs, "_HEAD_CHUNK", 3)  # 7 answer tokens: a chunk holds tokens of both sequences
+def test_padded_chunked_batch_equals_full_logits(config: PretrainedConfig, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logprobs, "_HEAD_CHUNK", 3)  # 7 answer tokens, 3 chunks: one holds tokens of both sequences
+    monkeypatch.setattr(logprobs, "_KEPT_BYTES", kept * 3 * 4 * config.vocab_size)
+    head_passes = Mock(wraps=logprobs.functional.cross_entropy)
+    monkeypatch.setattr(logprobs.functional, "cross_entropy", head_passes)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).float().eval()
     with torch.no_grad():
@@ -58,6 +64,7 @@ def test_padded_chunked_batch_equals_full_logits(config: PretrainedConfig, monke
         gradients.append(torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None]))
     assert values[0] == pytest.approx(values[1], rel=1e-5)
     assert (gradients[0] - gradients[1]).norm() / gradients[1].norm() < 1e-4
+    assert head_passes.call_count == 3 + (3 - kept)  # what was not kept is recomputed
 
 
 def test_dropout_is_off_in_training(tmp_path_factory: pytest.TempPathFactory) -> None:
