@@ -140,8 +140,8 @@ class TrainingSettings(Group):
     """Keep a row's pairs (carry-over) in one micro-batch, where prompt and human answer are computed once for all of them."""
     backend: Literal["packed", "trl"] = "packed"
     """packed computes each prompt once and pads nothing; trl is TRL's DPOTrainer, same losses, for architectures that cannot be packed."""
-    attention: Literal["auto", "varlen", "sdpa"] = "auto"
-    """Of the packed backend: auto takes variable-length CUDA kernels in bf16 where a check at the start finds them exact, else sdpa."""
+    attention: Literal["auto", "varlen", "flash", "flex", "sdpa"] = "auto"
+    """Packed only: auto takes the first CUDA kernel that a check at the start finds exact in bf16, else sdpa; flash is flash-attn."""
     sft_weight: float = Field(0.0, ge=0.0, le=100.0)
     """Weight of the human answers' negative log-likelihood a token, added to the loss (paper: 0); packed only."""
     lora: LoraSettings | None = None

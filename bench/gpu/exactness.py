@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from spin_core.training.attention import VARLEN, disagreement
+from spin_core.training.attention import disagreement
+from spin_core.training.kernels import KERNELS
 from spin_core.training.logprobs import answer_logps
 from spin_core.training.packing import ATTENTION, pack
 
@@ -76,18 +77,20 @@ def check(device: torch.device, trees: int = 12, longest: int = 300) -> dict[str
         return float((found[0] - right[0]).abs().max()), float((found[1] - right[1]).norm() / right[1].norm())
 
     errors = {"fp32 blocks": error(_found(model, lambda: packed(ATTENTION)))}
-    problem = disagreement(model.config, device)
+    problems = {kernel: disagreement(kernel, model.config, device, torch.bfloat16) for kernel in KERNELS}
     with torch.autocast(device.type, torch.bfloat16):
         errors["bf16 plain"] = error(_found(model, lambda: _one_by_one(model, prompts, answers)))
         errors["bf16 blocks"] = error(_found(model, lambda: packed(ATTENTION)))
-        if problem is None:
-            errors["bf16 varlen"] = error(_found(model, lambda: packed(VARLEN)))
+        for kernel in [kernel for kernel, problem in problems.items() if problem is None]:
+            errors[f"bf16 {kernel}"] = error(_found(model, lambda: packed(KERNELS[kernel])))  # noqa: B023, called at once
     for name, (logp, gradient) in errors.items():
         print(f"exactness  {name:12s} log-prob ≤ {logp:.2e} nats, gradient {gradient:.2e} relative", flush=True)
-    print(f"exactness  varlen kernels: {problem or 'agree with attention block by block'}", flush=True)
+    for kernel, problem in problems.items():
+        print(f"exactness  {kernel}: {problem or 'agrees with attention block by block'}", flush=True)
     allowed = {name: tuple(_BF16_FACTOR * value for value in errors["bf16 plain"]) for name in errors if name.startswith("bf16")}
     allowed["fp32 blocks"] = (_FP32_LOGP, _FP32_GRADIENT)
     wrong = [name for name, found in errors.items() if any(not e <= most for e, most in zip(found, allowed[name], strict=True))]
     if wrong:
         raise SystemExit(f"not exact on {device}: {', '.join(wrong)}")
-    return {"errors": {name: [float(f"{e:.2e}") for e in found] for name, found in errors.items()}, "varlen": problem or "exact"}
+    kernels = {kernel: problem or "exact" for kernel, problem in problems.items()}
+    return {"errors": {name: [float(f"{e:.2e}") for e in found] for name, found in errors.items()}, "kernels": kernels}
