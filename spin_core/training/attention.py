@@ -8,7 +8,7 @@ import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from spin_core.errors import BadInput
-from spin_core.training.kernels import KERNELS, inputs
+from spin_core.training.kernels import KERNELS, trees
 from spin_core.training.meter import head_size
 from spin_core.training.packing import ATTENTION, pack
 
@@ -50,8 +50,8 @@ def disagreement(kernel: str, config: Any, device: torch.device, dtype: torch.dt
         for name, own in ((KERNELS[kernel], dtype), (ATTENTION, torch.float32)):
             # the same numbers for both: those that the kernel's dtype can hold
             query, key, value = (x.to(device, dtype).to(own).requires_grad_() for x in tensors)
-            given = inputs(name, batch.blocks(), device)
-            out = ALL_ATTENTION_FUNCTIONS[name](None, query, key, value, None, **given)[0]
+            given = trees(name, batch.blocks(), device)
+            out = ALL_ATTENTION_FUNCTIONS[name](None, query, key, value, None, spin_trees=given)[0]
             results.append([out.detach(), *torch.autograd.grad((out * weight.to(own)).sum(), (query, key, value))])
     except (RuntimeError, NotImplementedError, ValueError, ImportError) as error:
         return " ".join(str(error).split())[:200]

@@ -8,7 +8,7 @@ G blocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.nn.attention.varlen import varlen_attn
-from transformers import AttentionInterface
 
-Blocks = Sequence[tuple[int, int, int, int]]  # as `packing.tree_attention` takes them
+from spin_core.training.packing import Blocks, register_attention
+
 # by their names in the recipe, the one to try first at the front; transformers takes what has "flash" in its name for its own
 KERNELS = {"varlen": "spin_varlen", "flash": "spin_dao", "flex": "spin_flex"}
 
@@ -33,6 +33,10 @@ class Sequences:
     key_ends: Tensor  # int32 [G + 1], from 0
     longest_query: int
     longest_key: int
+
+    def bounds(self) -> tuple[Tensor, Tensor, int, int]:
+        """In the kernels' order."""
+        return self.query_ends, self.key_ends, self.longest_query, self.longest_key
 
 
 def sequences(blocks: Blocks, device: torch.device) -> Sequences:
@@ -63,13 +67,11 @@ def visible(blocks: Blocks, device: torch.device) -> BlockMask:
     return create_block_mask(sees, None, None, len(block_T), len(block_T), device=str(device))
 
 
-def inputs(implementation: str, blocks: Blocks, device: torch.device) -> dict[str, Any]:
-    """What attention of this name is to be given by the model's call: made once a micro-batch, used by every layer."""
+def trees(implementation: str, blocks: Blocks, device: torch.device) -> Any:
+    """What attention of this name takes as `spin_trees`: made once a micro-batch, used by every layer."""
     if implementation == KERNELS["flex"]:
-        return {"spin_mask": visible(blocks, device)}
-    if implementation in KERNELS.values():
-        return {"spin_sequences": sequences(blocks, device)}
-    return {"spin_blocks": blocks}
+        return visible(blocks, device)
+    return sequences(blocks, device) if implementation in KERNELS.values() else blocks
 
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Sequences, float | None], Tensor]
@@ -77,16 +79,14 @@ Kernel = Callable[[Tensor, Tensor, Tensor, Sequences, float | None], Tensor]
 
 def _varlen(query_THE: Tensor, key_KHE: Tensor, value_KHE: Tensor, own: Sequences, scale: float | None) -> Tensor:
     grouped = query_THE.shape[1] != key_KHE.shape[1]
-    bounds = (own.query_ends, own.key_ends, own.longest_query, own.longest_key)
-    out: Any = varlen_attn(query_THE, key_KHE, value_KHE, *bounds, scale=scale, window_size=(-1, 0), enable_gqa=grouped)
+    out: Any = varlen_attn(query_THE, key_KHE, value_KHE, *own.bounds(), scale=scale, window_size=(-1, 0), enable_gqa=grouped)
     return out  # type: ignore[no-any-return]
 
 
 def _flash(query_THE: Tensor, key_KHE: Tensor, value_KHE: Tensor, own: Sequences, scale: float | None) -> Tensor:
     from flash_attn import flash_attn_varlen_func  # an extra: it is built for one CUDA and one torch
 
-    bounds = (own.query_ends, own.key_ends, own.longest_query, own.longest_key)
-    out: Tensor = flash_attn_varlen_func(query_THE, key_KHE, value_KHE, *bounds, softmax_scale=scale, causal=True)
+    out: Tensor = flash_attn_varlen_func(query_THE, key_KHE, value_KHE, *own.bounds(), softmax_scale=scale, causal=True)
     return out
 
 
@@ -97,24 +97,12 @@ def _in_kernel_dtype(*tensors: Tensor) -> list[Tensor]:
     return [tensor.to(dtype) for tensor in tensors]
 
 
-def sequence_attention(
-    kernel: Kernel,
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    spin_sequences: Sequences | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Attention of query [1, H, T, E] over key and value [1, K heads, T, E] in one call of the kernel; returns [1, T, H, E]."""
-    if spin_sequences is None:
-        raise ValueError("attention by a variable-length kernel needs the sequences of a packed batch")
+def sequence_attention(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, own: Sequences, scale: float | None) -> Tensor:
+    """Attention in one call of a variable-length kernel (see `register_attention`)."""
     query_THE, key_THE, value_THE = (x[0].transpose(0, 1) for x in _in_kernel_dtype(query, key, value))
     # unlike indexing, the gradient of index_select is added without sorting
-    key_KHE, value_KHE = (x.index_select(0, spin_sequences.key_K) for x in (key_THE, value_THE))
-    return kernel(query_THE, key_KHE, value_KHE, spin_sequences, scaling)[None], None
+    key_KHE, value_KHE = (x.index_select(0, own.key_K) for x in (key_THE, value_THE))
+    return kernel(query_THE, key_KHE, value_KHE, own, scale)[None]
 
 
 @cache
@@ -123,25 +111,14 @@ def _compiled() -> Any:
     return torch.compile(flex_attention, dynamic=True)
 
 
-def masked_attention(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    spin_mask: BlockMask | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Attention of query [1, H, T, E] over key and value [1, K heads, T, E] by flex_attention; returns [1, T, H, E]."""
-    if spin_mask is None:
-        raise ValueError("attention by flex_attention needs the mask of a packed batch")
+def masked_attention(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scale: float | None) -> Tensor:
+    """Attention by flex_attention (see `register_attention`)."""
     flex = _compiled() if query.device.type == "cuda" else flex_attention
     grouped = query.shape[1] != key.shape[1]
-    out = flex(*_in_kernel_dtype(query, key, value), block_mask=spin_mask, scale=scaling, enable_gqa=grouped)
-    return out.transpose(1, 2).contiguous(), None
+    out: Tensor = flex(*_in_kernel_dtype(query, key, value), block_mask=mask, scale=scale, enable_gqa=grouped)
+    return out.transpose(1, 2).contiguous()
 
 
-AttentionInterface.register(KERNELS["varlen"], partial(sequence_attention, _varlen))
-AttentionInterface.register(KERNELS["flash"], partial(sequence_attention, _flash))
-AttentionInterface.register(KERNELS["flex"], masked_attention)
+register_attention(KERNELS["varlen"], partial(sequence_attention, _varlen))
+register_attention(KERNELS["flash"], partial(sequence_attention, _flash))
+register_attention(KERNELS["flex"], masked_attention)

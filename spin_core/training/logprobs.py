@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from spin_core.training.attention import set_attention
-from spin_core.training.kernels import inputs
+from spin_core.training.kernels import trees
 from spin_core.training.packing import Packed, can_pack, pack
 
 _HEAD_CHUNK = 512  # answer positions whose logits are computed at once
@@ -72,9 +72,9 @@ def answer_logps(model: Any, batch: Batch | Packed) -> Tensor:
     """
     decoder = model.get_decoder()
     if isinstance(batch, Packed):
-        given = inputs(decoder.config._attn_implementation, batch.blocks(), batch.ids_T.device)
-        hidden_1TD = decoder(input_ids=batch.ids_T[None], position_ids=batch.position_T[None], use_cache=False, **given).last_hidden_state
-        hidden_ND = hidden_1TD[0, batch.source_N]
+        given = trees(decoder.config._attn_implementation, batch.blocks(), batch.ids_T.device)
+        inputs = {"input_ids": batch.ids_T[None], "position_ids": batch.position_T[None], "spin_trees": given}
+        hidden_ND = decoder(**inputs, use_cache=False).last_hidden_state[0, batch.source_N]
         logp_N = _token_logps(model, hidden_ND, batch.target_N)
         # answers are numbered in the order asked for, so pick_B holds every number and its largest is S − 1
         logp_S = torch.zeros(int(batch.pick_B.max()) + 1, device=logp_N.device).index_add(0, batch.answer_N, logp_N)

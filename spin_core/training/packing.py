@@ -9,7 +9,7 @@ Axes: T tokens, G blocks of attention, N answer tokens, S distinct answers, B an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,40 +99,56 @@ def can_pack(config: Any) -> bool:
     return config.model_type in PACKED_ARCHITECTURES and not window and rope.get("rope_type") not in _ROPE_BY_LENGTH
 
 
-def tree_attention(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    spin_blocks: Sequence[tuple[int, int, int, int]] | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Attention of query [1, H, T, E] over key and value [1, K, T, E] block by block; returns [1, T, H, E].
+Blocks = Sequence[tuple[int, int, int, int]]  # as `Packed.blocks` gives them
+Attend = Callable[[Tensor, Tensor, Tensor, Any, float | None], Tensor]
+
+
+def register_attention(name: str, attend: Attend) -> None:
+    """Has models whose attention is `name` call `attend(query, key, value, trees, scale)`.
+
+    query is [1, H, T, E], key and value [1, K, T, E], what it returns [1, T, H, E]. `trees` is what the model's call was given
+    as `spin_trees`: a packed batch's trees in the form that this attention takes.
+    """
+
+    def attention(
+        module: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        scaling: float | None = None,
+        spin_trees: Any = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None]:
+        if spin_trees is None:
+            raise ValueError(f"{name} attention needs the trees of a packed batch")
+        return attend(query, key, value, spin_trees, scaling), None
+
+    AttentionInterface.register(name, attention)
+
+
+def tree_attention(query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, scale: float | None) -> Tensor:
+    """Attention block by block (see `register_attention`), on every device SDPA runs on; not run on a GPU.
 
     Only blocks that some token may see are computed: each prompt over itself, each answer over its prompt and itself.
-    It runs on every device SDPA runs on. Variable-length CUDA kernels are not written, and this was not run on a GPU.
     """
-    if spin_blocks is None:
-        raise ValueError(f"{ATTENTION} attention needs the blocks of a packed batch")
     grouped = query.shape[1] != key.shape[1]
     parts = []
     # the blocks follow one another; the gradient of a split is one copy, that of a slice as large as the whole
-    sizes = [end - start for _, start, end, _ in spin_blocks]
+    sizes = [end - start for _, start, end, _ in blocks]
     tensors = (torch.split(x, sizes, dim=2) for x in (query, key, value))
     prompt_key = prompt_value = key
-    for (tree, start, _, prompt), own_query, own_key, own_value in zip(spin_blocks, *tensors, strict=True):
+    for (tree, start, _, prompt), own_query, own_key, own_value in zip(blocks, *tensors, strict=True):
         if start == tree:
             prompt_key, prompt_value = own_key, own_value
-            out = functional.scaled_dot_product_attention(own_query, own_key, own_value, is_causal=True, scale=scaling, enable_gqa=grouped)
+            out = functional.scaled_dot_product_attention(own_query, own_key, own_value, is_causal=True, scale=scale, enable_gqa=grouped)
         else:
             size = own_query.shape[2]
             mask = torch.ones(size, prompt + size, dtype=torch.bool, device=query.device).tril(prompt)
             keys, values = torch.cat([prompt_key, own_key], dim=2), torch.cat([prompt_value, own_value], dim=2)
-            out = functional.scaled_dot_product_attention(own_query, keys, values, attn_mask=mask, scale=scaling, enable_gqa=grouped)
+            out = functional.scaled_dot_product_attention(own_query, keys, values, attn_mask=mask, scale=scale, enable_gqa=grouped)
         parts.append(out)
-    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+    return torch.cat(parts, dim=2).transpose(1, 2).contiguous()
 
 
-AttentionInterface.register(ATTENTION, tree_attention)
+register_attention(ATTENTION, tree_attention)
