@@ -27,9 +27,9 @@ import pyarrow.parquet as pq
 
 from bench.commit import commit
 from bench.peak import ChildPeak
-from spin_core.encode import ENCODED
-from spin_core.gather import join
-from spin_core.rows import PROMPTS, SHARD, TableWriter, with_last_content
+from spin_core.contracts.rows import ENCODED, PROMPTS, SHARD
+from spin_core.contracts.tables import TableWriter, with_last_content
+from spin_core.pairs.stage import join
 from spin_core.store import Ref, Spec, Store
 
 _TEXT = "".join(np.random.default_rng(0).choice(list("etaoin shrdlu cmfwyp"), 1 << 20))
@@ -125,7 +125,7 @@ def main() -> None:
         size = sum(file.stat().st_size for file in files)
         print(f"{options.rows:,} rows, {len(files):,} files, {size / 1e9:.2f} GB; {options.repetitions} repetitions")
         times: dict[str, list[float]] = {"copy": [], "gather": []}
-        peak = ChildPeak("spin_core.gather")
+        peak = ChildPeak("spin_core.pairs.job")
         for number in range(options.repetitions):
             times["copy"].append(copy(files, Path(folder) / "copy"))
             started = time.perf_counter()

@@ -32,14 +32,14 @@ from typing import Any
 
 from bench.commit import commit
 from bench.load import Load
-from spin_core import devices, process
-from spin_core.encode import encode
+from spin_core.contracts.tables import read_rows
+from spin_core.encoding.stage import encode
 from spin_core.generation.pool import EnginePool
-from spin_core.generation.shards import generate, plan
+from spin_core.generation.stage import generate, plan
 from spin_core.generation.vllm_server import cpu_environment, engine_arguments
-from spin_core.models import import_model
+from spin_core.players.stage import import_model
 from spin_core.recipe import Recipe, load_recipe
-from spin_core.rows import read_rows
+from spin_core.runtime import devices, process
 from spin_core.sources import reformat
 from spin_core.store import Ref, Store
 

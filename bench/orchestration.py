@@ -51,7 +51,7 @@ def child(home: Path, shards: int) -> None:
     from prefect.task_runners import ThreadPoolTaskRunner
 
     from flows.session import SHARDS_IN_FLIGHT, Session
-    from spin_core.generation import shards as shards_module
+    from spin_core.generation import stage as shards_module
     from spin_core.generation.pool import EnginePool
     from spin_core.recipe import Recipe
     from spin_core.store import Store

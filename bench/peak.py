@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 
-from spin_core.process import descendants, live, peak_rss
+from spin_core.runtime.process import descendants, live, peak_rss
 
 _EVERY_S = 0.05
 

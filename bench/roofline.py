@@ -2,7 +2,7 @@
 
     python -m bench.roofline [--home DIR] [--pairs 8]
 
-Rates are the best of several tries on all cores. A step's FLOPs are those of the model (see `spin_core.training.meter`): each prompt
+Rates are the best of several tries on all cores. A step's FLOPs are those of the model (see `spin_core.lm.meter`): each prompt
 computed once, the LM head on answers only, no padding, nothing recomputed; a forward pass alone is a third.
 Its bytes are the least that have to move: weights read in the forward and the backward pass, gradients written and read, the
 optimiser's state, each once a micro-batch or step, and what goes into and comes out of each layer's linear maps, written and read
@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 
-from spin_core.training.meter import Work, cost_of
-from spin_core.training.packing import pack
+from spin_core.lm.meter import Work, cost_of
+from spin_core.lm.packing import pack
 
 _TRIES = 10
 _COPIED = 64 << 20  # floats of the copied tensor: 256 MB, more than the caches hold

@@ -46,11 +46,11 @@ from bench.peak import ChildPeak
 from bench.roofline import iteration_flops, matmul_rate
 from bench.training_data import ROOT, SETS, PairSet, make_sets
 from bench.training_peers import MARK
-from spin_core import devices, progress
 from spin_core.recipe import with_overrides
+from spin_core.runtime import devices, progress
+from spin_core.scoring.stage import score
 from spin_core.store import Store
-from spin_core.training.launch import finetune
-from spin_core.training.score import score
+from spin_core.training.stage import finetune
 
 _SIDES = {
     "main": ("ours", "trl_default", "ours_tuned", "trl_tuned"),
@@ -75,7 +75,7 @@ _WITHOUT = {
     "a pair a micro-batch": ["training.tokens_per_micro_batch=1"],
     "activations recomputed": ["training.gradient_checkpointing=true"],
 }
-_STAGES = "spin_core.training."  # what the command lines of the stages' processes hold
+_STAGES = "spin_core."  # what the command lines of the stages' processes hold
 _LN2_TOLERANCE = 1e-3
 _FALL_TOLERANCE = 0.1  # of the fall from ln 2: RMSProp's first step is a sign, which rounding can turn where a gradient is about 0
 

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spin_core.gather import TEST_FILE, TRAIN_FILE, gather
+from spin_core.contracts.rows import PAIRS, TEST_FILE, TRAIN_FILE
+from spin_core.contracts.tables import read_rows, write_rows
 from spin_core.generation.pool import EnginePool
-from spin_core.generation.shards import generate, plan
-from spin_core.models import import_model
+from spin_core.generation.stage import generate, plan
+from spin_core.pairs.stage import gather
+from spin_core.players.stage import import_model
 from spin_core.recipe import Recipe, load_recipe, with_overrides
-from spin_core.rows import PAIRS, read_rows, write_rows
 from spin_core.sources import reformat
 from spin_core.store import Ref, Spec, Store
 

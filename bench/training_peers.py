@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from spin_core.process import die_with_parent, peak_rss
+from spin_core.runtime.process import die_with_parent, peak_rss
 
 MARK = "@result "
 

@@ -13,8 +13,8 @@ from pydantic import Field
 from flows.next import next_iteration, note_played
 from flows.session import SHARDS_IN_FLIGHT, Session, do, session
 from flows.watch import label_run
-from spin_core.errors import BadInput
 from spin_core.recipe import Recipe
+from spin_core.runtime.errors import BadInput
 from spin_core.store import Ref
 from tasks.evaluate import evaluate
 from tasks.finetune import finetune
@@ -52,8 +52,9 @@ def _play(run: Session, iteration: int, before: Turn | None) -> Turn:
     pairs = do(gather, store, recipe, iteration, opponent, prompts, train, test, before.pairs if before else None)
     reference = do(score, store, recipe, iteration, opponent, pairs)
     player = do(finetune, store, recipe, iteration, opponent, pairs, reference)
-    answers = run.sample(player, prompts, "test", label)
-    verdict = do(evaluate, store, recipe, iteration, opponent, player, pairs, reference, test, answers)
+    scored = do(score, store, recipe, iteration, player, pairs, ("test",))
+    answers = run.sample(player, prompts, "test", label)  # these engines stay up for the next turn
+    verdict = do(evaluate, store, recipe, iteration, pairs, reference, scored, test, answers)
 
     names = {"prompts": prompts, "opponent": opponent, "pairs": pairs, "reference": reference, "model": player, "evaluation": verdict}
     names |= {

@@ -20,12 +20,12 @@ from prefect.settings import get_current_settings
 from rich.console import Console
 
 from flows.session import DEFAULT_HOME
-from spin_core import process
-from spin_core.errors import BadInput, SpinflowError
 from spin_core.recipe import load_recipe
 from spin_core.report.live import bars
 from spin_core.report.page import write_page
 from spin_core.report.table import show
+from spin_core.runtime import process
+from spin_core.runtime.errors import BadInput, SpinflowError
 from spin_core.store import Store
 
 _SILENT = logging.CRITICAL + 1

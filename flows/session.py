@@ -13,12 +13,12 @@ from prefect.futures import wait
 from prefect.logging import get_run_logger
 
 from flows.watch import label_run, watched
-from spin_core import process
-from spin_core.errors import BadInput, SpinflowError
 from spin_core.generation.pool import EnginePool
-from spin_core.generation.shards import plan
-from spin_core.progress import Progress, emit
+from spin_core.generation.stage import plan
 from spin_core.recipe import Recipe, load_recipe, with_overrides
+from spin_core.runtime import process
+from spin_core.runtime.errors import BadInput, SpinflowError
+from spin_core.runtime.progress import Progress, emit
 from spin_core.store import Ref, Store
 from tasks.generate import generate
 

@@ -21,8 +21,8 @@ from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 
-from spin_core.progress import Progress, listen
-from spin_core.redact import redact
+from spin_core.runtime.progress import Progress, listen
+from spin_core.runtime.redact import redact
 from spin_core.store import Store
 
 _LOOK_EVERY_S = 5.0

@@ -10,7 +10,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 
-from spin_core.errors import ChildCrash
+from spin_core.runtime.errors import ChildCrash
 from spin_core.store import MANIFEST, Ref
 
 

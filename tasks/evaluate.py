@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from spin_core.evaluation.evaluate import evaluate as run
+from spin_core.evaluation.stage import evaluate as run
 from spin_core.recipe import Recipe
 from spin_core.store import Ref, Store
 from tasks.common import finished, stage
@@ -15,12 +15,11 @@ def evaluate(
     store: Store,
     recipe: Recipe,
     iteration: int,
-    old: Ref,
-    new: Ref,
     pairs: Ref,
     reference: Ref,
+    scored: Ref,
     old_answers: list[Ref],
     new_answers: list[Ref],
 ) -> Any:
     """compare θ_t and θ_{t+1} on held-out rows."""
-    return finished(lambda: run(store, recipe, iteration, old, new, pairs, reference, old_answers, new_answers))
+    return finished(lambda: run(store, recipe, iteration, pairs, reference, scored, old_answers, new_answers))

@@ -6,7 +6,7 @@ from typing import Any
 
 from spin_core.recipe import Recipe
 from spin_core.store import Ref, Store
-from spin_core.training.launch import finetune as run
+from spin_core.training.stage import finetune as run
 from tasks.common import finished, stage
 
 

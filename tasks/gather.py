@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from spin_core.gather import gather as run
+from spin_core.pairs.stage import gather as run
 from spin_core.recipe import Recipe
 from spin_core.store import Ref, Store
 from tasks.common import finished, stage

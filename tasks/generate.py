@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from spin_core.generation.pool import EnginePool
-from spin_core.generation.shards import ShardPlan
-from spin_core.generation.shards import generate as run
+from spin_core.generation.stage import ShardPlan
+from spin_core.generation.stage import generate as run
 from spin_core.recipe import Recipe
 from spin_core.store import Store
 from tasks.common import finished, stage

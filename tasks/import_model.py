@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from spin_core.models import import_model as run
+from spin_core.players.stage import import_model as run
 from spin_core.recipe import Recipe
 from spin_core.store import Store
 from tasks.common import finished, stage

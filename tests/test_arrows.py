@@ -31,6 +31,6 @@ def test_no_import_points_back(room: str) -> None:
 def test_the_flow_process_stays_light() -> None:
     """Crash hooks import the flows in a new process, and a worker runs many flows: neither can pay for torch."""
     heavy = ("torch", "transformers", "vllm")
-    code = f"import sys, flows.campaign, flows.iteration, spin_core.cli; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, flows.campaign, flows.iteration, flows.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from spin_core.encode import ENCODED
-from spin_core.rows import write_rows
+from spin_core.contracts.rows import ENCODED
+from spin_core.contracts.tables import write_rows
 from spin_core.store import Ref, Spec, Store
 
 TEMPLATE = (

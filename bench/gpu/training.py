@@ -32,10 +32,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 from bench.commit import commit
 from bench.gpu.exactness import check
 from bench.training_peers import given_ids, trainer_on_given_ids
-from spin_core.training.attention import set_attention
-from spin_core.training.logprobs import answer_logps
-from spin_core.training.meter import cost_of, peak_flops, peak_memory_gb
-from spin_core.training.packing import Packed, pack
+from spin_core.lm.attention import set_attention
+from spin_core.lm.logprobs import answer_logps
+from spin_core.lm.meter import cost_of, peak_flops, peak_memory_gb
+from spin_core.lm.packing import Packed, pack
 from spin_core.training.plan import Size, plan
 from spin_core.training.trainer import SpinTrainer, collate_pairs, score_answers_in_forward
 

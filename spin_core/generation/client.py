@@ -12,9 +12,9 @@ from typing import Any
 
 import httpx
 
-from spin_core.errors import ChildCrash
 from spin_core.generation.engine import Answer, OnAnswer
 from spin_core.recipe import GenerationSettings
+from spin_core.runtime.errors import ChildCrash
 
 _MAX_OPEN = 256  # requests a shard keeps open; the server queues what its batch cannot take
 _ROW_AT_FAULT = {400, 413, 422}  # any other error says that the server cannot be used now

@@ -7,11 +7,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from spin_core.errors import Cancelled, ChildCrash
 from spin_core.generation.client import Client
 from spin_core.generation.engine import Answer, Ended, OnAnswer
-from spin_core.progress import Progress, emit
 from spin_core.recipe import GenerationSettings
+from spin_core.runtime.errors import Cancelled, ChildCrash
+from spin_core.runtime.progress import Progress, emit
 
 _PATIENCE_S = 300.0
 _POLL_S = 2.0

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 
-from spin_core import devices, process
-from spin_core.errors import Cancelled, ChildCrash, SpinflowError
 from spin_core.generation.endpoint import Endpoint
 from spin_core.generation.engine import Ended, Engine
 from spin_core.generation.transformers_engine import TransformersEngine
 from spin_core.generation.vllm_server import VllmServer
 from spin_core.recipe import Recipe
+from spin_core.runtime import devices, process
+from spin_core.runtime.errors import Cancelled, ChildCrash, SpinflowError
 from spin_core.store import Ref, Store
 
 # seconds to the next start after the first, second and third failure in a row; the last is tried only while another engine works

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spin_core import devices, process
 from spin_core.generation.engine import Answer, Ended, OnAnswer
 from spin_core.recipe import Recipe
+from spin_core.runtime import devices, process
 
 _BATCH = 32
 

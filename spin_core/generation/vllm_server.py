@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from spin_core import devices, process
-from spin_core.errors import BadInput, Cancelled, ChildCrash
 from spin_core.generation.client import Client
 from spin_core.generation.engine import Answer, Ended, OnAnswer
-from spin_core.progress import Progress, emit
 from spin_core.recipe import Recipe
+from spin_core.runtime import devices, process
+from spin_core.runtime.errors import BadInput, Cancelled, ChildCrash
+from spin_core.runtime.progress import Progress, emit
 
 _START_TIMEOUT_S = 900.0
 _SERVED_NAME = "opponent"

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from spin_core import devices, process
 from spin_core.recipe import DataSettings, GenerationSettings, ModelSettings, Recipe
 from spin_core.report.live import bars
+from spin_core.runtime import devices, process
 from spin_core.store import Store
 
 _PANEL = "The official SPIN scripts' commands"

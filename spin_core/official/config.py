@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from spin_core.errors import BadInput
 from spin_core.recipe import DataSettings, GenerationSettings, ModelSettings, Recipe, TrainingSettings
+from spin_core.runtime.errors import BadInput
 
 # official key → ours, where it is the same thing under another name
 _TRAINING = {

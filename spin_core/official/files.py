@@ -11,10 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from spin_core.errors import BadInput
-from spin_core.gather import TEST_FILE, TRAIN_FILE
+from spin_core.contracts.rows import PAIRS, TEST_FILE, TRAIN_FILE, Message
 from spin_core.recipe import DataSettings
-from spin_core.rows import PAIRS, Message
+from spin_core.runtime.errors import BadInput
 from spin_core.sources.locate import Source, locate
 from spin_core.sources.readers import Reader
 from spin_core.sources.shapes import BadRow, choose_turns, to_messages

@@ -8,16 +8,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from spin_core import process
-from spin_core.encode import tokenizer_files
-from spin_core.errors import BadInput
-from spin_core.models import import_model
+from spin_core.encoding.stage import tokenizer_files
 from spin_core.official.config import Finetune
-from spin_core.progress import tell
+from spin_core.players.stage import import_model
+from spin_core.runtime import process
+from spin_core.runtime.errors import BadInput
+from spin_core.runtime.progress import tell
+from spin_core.scoring.stage import score
 from spin_core.sources.locate import locate
 from spin_core.store import MANIFEST, Ref, Spec, Store
-from spin_core.training.launch import finetune as train
-from spin_core.training.score import score
+from spin_core.training.stage import finetune as train
 
 STAGE_VERSION = 1
 

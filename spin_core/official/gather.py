@@ -10,10 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from spin_core.errors import BadInput
+from spin_core.contracts.rows import row_id
+from spin_core.contracts.tables import TableWriter
 from spin_core.official.files import COLUMNS, FILES, TOKENS, generated_side, loser_file, real_side, replaced
-from spin_core.progress import tell
-from spin_core.rows import TableWriter, row_id
+from spin_core.runtime.errors import BadInput
+from spin_core.runtime.progress import tell
 from spin_core.sources.json_stream import CutOff, json_lines
 from spin_core.sources.shapes import BadRow
 

@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from spin_core.errors import BadInput, ChildCrash, SpinflowError
+from spin_core.contracts.rows import PROMPTS, row_id
+from spin_core.contracts.tables import read_rows, write_rows
 from spin_core.generation.pool import EnginePool
-from spin_core.generation.shards import ShardPlan, plan
-from spin_core.generation.shards import generate as sample
-from spin_core.models import import_model
+from spin_core.generation.stage import ShardPlan, plan
+from spin_core.generation.stage import generate as sample
 from spin_core.official.files import loser_file, open_pairs, real_side, write_lines
-from spin_core.progress import tell
+from spin_core.players.stage import import_model
 from spin_core.recipe import Recipe
-from spin_core.rows import PROMPTS, read_rows, row_id, write_rows
+from spin_core.runtime.errors import BadInput, ChildCrash, SpinflowError
+from spin_core.runtime.progress import tell
 from spin_core.sources.shapes import BadRow
 from spin_core.store import Ref, Spec, Store
 

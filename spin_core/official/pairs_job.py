@@ -11,13 +11,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from spin_core import process
-from spin_core.chat import Renderer
-from spin_core.errors import BadInput
-from spin_core.gather import TRAIN_FILE
+from spin_core.contracts.rows import PAIRS, TRAIN_FILE, row_id
+from spin_core.contracts.tables import TableWriter
+from spin_core.encoding.chat import Renderer
 from spin_core.official.files import TOKENS, generated_side, real_side
 from spin_core.recipe import DataSettings
-from spin_core.rows import PAIRS, TableWriter, row_id
+from spin_core.runtime import process
+from spin_core.runtime.errors import BadInput
 from spin_core.sources.locate import Source
 from spin_core.sources.readers import Reader
 from spin_core.sources.shapes import KNOWN_COLUMNS, BadRow

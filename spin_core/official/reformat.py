@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from spin_core.contracts.rows import PROMPTS, row_id
+from spin_core.contracts.tables import TableWriter, iter_tables
 from spin_core.official.files import FILES, replaced
-from spin_core.progress import tell
 from spin_core.recipe import DataSettings
-from spin_core.rows import PROMPTS, TableWriter, iter_tables, row_id
+from spin_core.runtime.progress import tell
 from spin_core.sources import reformat as stage
 from spin_core.store import Ref, Store
 

@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from spin_core.errors import BadInput
 from spin_core.recipe import Recipe
-from spin_core.recipe_keys import keys
+from spin_core.recipe.keys import keys
+from spin_core.runtime.errors import BadInput
 
 
 def show(word: str, console: Console) -> None:

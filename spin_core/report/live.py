@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from spin_core.progress import Listener, Progress, listen
+from spin_core.runtime.progress import Listener, Progress, listen
 
 _LINE_EVERY_S = 10.0
 

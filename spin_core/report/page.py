@@ -12,9 +12,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 
+from spin_core.contracts.tables import read_rows
 from spin_core.recipe import Recipe
 from spin_core.report.table import LEGEND, iteration_folders, rows_for, stage_rows
-from spin_core.rows import read_rows
 from spin_core.store import Store
 
 _CURVES = {"loss": "SPIN loss", "rewards/margins": "reward margin", "rewards/accuracies": "reward accuracy", "grad_norm": "gradient norm"}

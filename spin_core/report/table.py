@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from spin_core.contracts.tables import read_rows
 from spin_core.recipe import Recipe
-from spin_core.rows import read_rows
 from spin_core.store import Ref, Store
 
 LEGEND = (

@@ -13,11 +13,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from spin_core import process
-from spin_core.errors import BadInput
-from spin_core.progress import Progress, print_event
+from spin_core.contracts.rows import PROMPTS, REJECTED
+from spin_core.contracts.tables import TableWriter, with_last_content
 from spin_core.recipe import DataSettings
-from spin_core.rows import PROMPTS, REJECTED, TableWriter, with_last_content
+from spin_core.runtime import process
+from spin_core.runtime.errors import BadInput
+from spin_core.runtime.progress import Progress, print_event
 from spin_core.sources.locate import Source
 from spin_core.sources.order import Sorter, Split, draw, without_duplicates
 from spin_core.sources.readers import Reader

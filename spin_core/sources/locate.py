@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spin_core.errors import BadInput
-from spin_core.fetch import fetch_pypi
 from spin_core.recipe import DataSettings
+from spin_core.runtime.errors import BadInput
+from spin_core.sources.fetch import fetch_pypi
 from spin_core.store import sha256_file
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet", ".csv", ".arrow")

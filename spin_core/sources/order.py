@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from spin_core.rows import MESSAGES, Message, row_id
+from spin_core.contracts.rows import MESSAGES, Message, row_id
 
 _BUCKETS = 128
 _PENDING_CHARS = 32 << 20  # characters of rows that wait to be written

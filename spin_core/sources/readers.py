@@ -15,9 +15,9 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spin_core.demo_data import demo_rows
-from spin_core.errors import BadInput
 from spin_core.recipe import DataSettings
+from spin_core.runtime.errors import BadInput
+from spin_core.sources.demo import demo_rows
 from spin_core.sources.json_stream import Broken, CutOff, json_array, json_lines
 from spin_core.sources.locate import Source, pick_split, suffix
 from spin_core.sources.shapes import KNOWN_COLUMNS, BadRow

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from spin_core.rows import Message
+from spin_core.contracts.rows import Message
 
 _ROLES = {"user": "user", "human": "user", "system": "system", "developer": "system"} | dict.fromkeys(
     ("assistant", "gpt", "chatgpt", "bard", "bing", "model"), "assistant"

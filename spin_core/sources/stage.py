@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from spin_core import process
-from spin_core.progress import tell
 from spin_core.recipe import DataSettings
+from spin_core.runtime import process
+from spin_core.runtime.progress import tell
 from spin_core.sources.locate import locate
 from spin_core.store import Ref, Spec, Store
 

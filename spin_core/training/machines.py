@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
 
-from spin_core import devices, process
-from spin_core.errors import BadInput, SpinflowError
+from spin_core.runtime import devices, process
+from spin_core.runtime.errors import BadInput, SpinflowError
 
 _INVITATION = "join.json"
 _POLL_S = 0.5
@@ -96,7 +96,7 @@ def follow(home: Path) -> None:
 
 
 def _join(invitation: dict[str, Any], file: Path, here: Machines, log: Path) -> None:
-    from spin_core.training.launch import launcher
+    from spin_core.training.stage import launcher
 
     group = devices.visible()
     if len(group) != invitation["gpus"]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from spin_core.errors import BadInput
+from spin_core.runtime.errors import BadInput
 
 
 class Size(NamedTuple):

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
-from spin_core.errors import SpinflowError
-from spin_core.progress import Progress, print_event
-from spin_core.training.logprobs import answer_logps
-from spin_core.training.meter import Work, cost_of, peak_flops, peak_memory_gb
+from spin_core.lm.logprobs import answer_logps
+from spin_core.lm.meter import Work, cost_of, peak_flops, peak_memory_gb
+from spin_core.lm.packing import Packed, pack
+from spin_core.runtime.errors import SpinflowError
+from spin_core.runtime.progress import Progress, print_event
 from spin_core.training.objective import spin_loss
-from spin_core.training.packing import Packed, pack
 from spin_core.training.plan import Plan
 
 _STEP0_TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}

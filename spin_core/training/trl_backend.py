@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from spin_core.training.meter import Work
+from spin_core.lm.meter import Work
 from spin_core.training.trainer import PlannedTrainer
 
 # TRL's name → ours

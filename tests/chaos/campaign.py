@@ -13,9 +13,9 @@ from uuid import uuid4
 
 import pytest
 
-from spin_core.gather import TEST_FILE, TRAIN_FILE
-from spin_core.process import descendants
-from spin_core.rows import read_rows
+from spin_core.contracts.rows import TEST_FILE, TRAIN_FILE
+from spin_core.contracts.tables import read_rows
+from spin_core.runtime.process import descendants
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """
@@ -49,7 +49,7 @@ class Campaign:
         """The same command, every time."""
         self.runs += 1
         self.killed = False
-        command = [*prefix, sys.executable, "-m", "spin_core.cli", "run", "tiny.yaml", "--home", str(self.home)]
+        command = [*prefix, sys.executable, "-m", "flows.cli", "run", "tiny.yaml", "--home", str(self.home)]
         env = {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(self.folder / "prefect"), "CHAOS": self.mark}
         with self.log.open("w") as log:
             self.run = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, text=True, env=os.environ | env)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from spin_core.process import descendants
+from spin_core.runtime.process import descendants
 from tests.chaos.campaign import Campaign, command_line
 
 Fault = Callable[[Campaign, random.Random], bool]

@@ -9,12 +9,12 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 import flows.session
 from flows.session import Session
-from spin_core.errors import ChildCrash, SpinflowError
-from spin_core.generation import shards
+from spin_core.contracts.tables import read_rows
+from spin_core.generation import stage as shards
 from spin_core.generation.engine import Answer, OnAnswer
 from spin_core.generation.pool import EnginePool
 from spin_core.recipe import Recipe
-from spin_core.rows import read_rows
+from spin_core.runtime.errors import ChildCrash, SpinflowError
 from spin_core.store import Ref, Store
 from tests.tiny import make_encoded
 

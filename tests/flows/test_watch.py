@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flows import watch
-from spin_core.progress import Progress
+from spin_core.runtime.progress import Progress
 
 
 class Recorder:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from spin_core.gather import TRAIN_FILE
-from spin_core.process import descendants
-from spin_core.rows import read_rows
+from spin_core.contracts.rows import TRAIN_FILE
+from spin_core.contracts.tables import read_rows
+from spin_core.runtime.process import descendants
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """
@@ -27,7 +27,7 @@ iterations: [{{}}, {{}}]
 
 
 def start(folder: Path, command: str) -> subprocess.Popen[str]:
-    arguments = [sys.executable, "-m", "spin_core.cli", command, "tiny.yaml", "--home", str(folder / "home")]
+    arguments = [sys.executable, "-m", "flows.cli", command, "tiny.yaml", "--home", str(folder / "home")]
     with (folder / "out.log").open("a") as log:
         return subprocess.Popen(arguments, cwd=folder, stdout=log, stderr=log, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
@@ -78,7 +78,7 @@ def test_a_campaign_survives_what_happens_to_it(tmp_path: Path, tiny_model: Path
 
     after = manifests(home)
     rerun = subprocess.run(
-        [sys.executable, "-m", "spin_core.cli", "iterate", "tiny.yaml", "--home", str(home), "--set", "iterations=[{}]"],
+        [sys.executable, "-m", "flows.cli", "iterate", "tiny.yaml", "--home", str(home), "--set", "iterations=[{}]"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

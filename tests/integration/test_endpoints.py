@@ -18,14 +18,14 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.session import SHARDS_IN_FLIGHT, Session
-from spin_core import process
-from spin_core.errors import ChildCrash
+from spin_core.contracts.tables import read_rows
 from spin_core.generation.client import Client
 from spin_core.generation.pool import EnginePool
 from spin_core.generation.vllm_server import engine_arguments
-from spin_core.models import import_model
+from spin_core.players.stage import import_model
 from spin_core.recipe import Recipe
-from spin_core.rows import read_rows
+from spin_core.runtime import process
+from spin_core.runtime.errors import ChildCrash
 from spin_core.sources import reformat
 from spin_core.store import Ref, Store
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from spin_core.errors import BadInput, Cancelled, ChildCrash, SpinflowError
 from spin_core.generation import pool as pool_module
 from spin_core.generation.engine import Answer, Ended, OnAnswer
 from spin_core.generation.pool import EnginePool
 from spin_core.recipe import Recipe
+from spin_core.runtime.errors import BadInput, Cancelled, ChildCrash, SpinflowError
 from spin_core.store import Ref, Store
 
 MODEL, OTHER = (Ref("model", name, Path("/nowhere")) for name in ("a", "b"))
@@ -225,8 +225,8 @@ def test_a_slice_is_the_rows_of_the_plan(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from spin_core.encode import ENCODED
-    from spin_core.generation.shards import _read_slice
+    from spin_core.contracts.rows import ENCODED
+    from spin_core.generation.stage import _read_slice
 
     rows = [{"row_id": str(number), "prompt_ids": [number], "real_ids": [2]} for number in range(23)]
     pq.write_table(pa.Table.from_pylist(rows, schema=ENCODED), tmp_path / "train.parquet", row_group_size=5)

@@ -11,14 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from spin_core.errors import BadInput
-from spin_core.models import import_model
+from spin_core.contracts.rows import row_id
+from spin_core.contracts.tables import read_rows
 from spin_core.official.config import load
 from spin_core.official.finetune import pairs_of
 from spin_core.official.gather import gather
 from spin_core.official.generate import Fraction, fraction_prompts
-from spin_core.recipe import LoraSettings
-from spin_core.rows import read_rows, row_id
+from spin_core.players.stage import import_model
+from spin_core.recipe.schema import LoraSettings
+from spin_core.runtime.errors import BadInput
 from spin_core.store import Store
 
 OFFICIAL = {  # configs/config.yaml of uclaml/SPIN, in full
@@ -63,7 +64,7 @@ def line(number: int, generated: str = "", names: tuple[str, str] = ("real", "ge
 
 
 def spinflow(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "spin_core.cli", *arguments]
+    command = [sys.executable, "-m", "flows.cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=280)
 
 

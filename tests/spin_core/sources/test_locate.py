@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from spin_core.errors import BadInput
 from spin_core.recipe import DataSettings
+from spin_core.runtime.errors import BadInput
 from spin_core.sources.locate import Source, files_of_split, locate, pick_split
 from spin_core.sources.readers import Reader
 

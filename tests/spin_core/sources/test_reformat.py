@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spin_core import process
-from spin_core.errors import BadInput
+from spin_core.contracts.rows import row_id
+from spin_core.contracts.tables import read_rows
 from spin_core.recipe import DataSettings
-from spin_core.rows import read_rows, row_id
+from spin_core.runtime import process
+from spin_core.runtime.errors import BadInput
 from spin_core.sources import job, order, reformat
 from spin_core.sources.order import Sorter, Split, draw, without_duplicates
 from spin_core.store import Ref, Store

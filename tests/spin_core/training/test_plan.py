@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spin_core.errors import BadInput
+from spin_core.runtime.errors import BadInput
 from spin_core.training.plan import Plan, Size, plan
 
 

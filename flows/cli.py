@@ -1,0 +1,140 @@
+"""The `spinflow` command."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from spin_core.official import commands as official
+from spin_core.recipe import Recipe, load_recipe
+from spin_core.runtime.errors import BadInput, SpinflowError
+from spin_core.store import Store
+
+app = typer.Typer(
+    help="Self-Play Fine-Tuning (SPIN): make an SFT model better with the data it was tuned on, no new labels.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; recipes/demo.yaml is a small one.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key, e.g. training.beta=0.2.")]
+Home = Annotated[Path, typer.Option("--home", envvar="SPINFLOW_HOME", help="Where artifacts, logs and models live.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show log lines; they are always in <home>/logs/latest/flow.log.")]
+LogFormat = Annotated[Literal["text", "json"], typer.Option("--log-format", help="json: a JSON object a line on stderr, and no bars.")]
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], typer.Option("--log-level", help="Least severe lines to log.")]
+DEFAULT_HOME = Path("~/.spinflow")
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    home: Home = DEFAULT_HOME,
+    verbose: Verbose = False,
+    log_format: LogFormat = "text",
+    log_level: LogLevel = "INFO",
+) -> None:
+    """Play all iterations. After a crash, the same command continues; what is done is not done again."""
+    _run_flow(
+        "flows.campaign",
+        recipe,
+        overrides,
+        home,
+        ["--log-format", log_format, "--log-level", log_level, *(["--verbose"] if verbose else [])],
+    )
+
+
+@app.command()
+def iterate(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    home: Home = DEFAULT_HOME,
+    verbose: Verbose = False,
+    log_format: LogFormat = "text",
+    log_level: LogLevel = "INFO",
+) -> None:
+    """Play the next iteration only."""
+    _run_flow(
+        "flows.iteration",
+        recipe,
+        overrides,
+        home,
+        ["--log-format", log_format, "--log-level", log_level, *(["--verbose"] if verbose else [])],
+    )
+
+
+@app.command()
+def status(recipe: RecipePath, overrides: Overrides = None, home: Home = DEFAULT_HOME) -> None:
+    """Show the table of the iterations that are done."""
+    from spin_core.report.table import show
+
+    loaded, store = _load(recipe, overrides, home)
+    show(store, loaded, Console())
+
+
+@app.command()
+def check(recipe: RecipePath, overrides: Overrides = None, home: Home = DEFAULT_HOME) -> None:
+    """Look before you leap: model, tokenizer, template, data, disk and memory."""
+    from spin_core.inspect.check import check as preflight
+
+    loaded, store = _load(recipe, overrides, home)
+    preflight(store, loaded, Console())
+
+
+@app.command()
+def keys(word: Annotated[str, typer.Argument(help="Only keys with this word, e.g. training or beta.")] = "") -> None:
+    """Every key of a recipe: type, bounds, default and what it does."""
+    from spin_core.report.keys import show
+
+    show(word, Console())
+
+
+@app.command()
+def doctor(home: Home = DEFAULT_HOME) -> None:
+    """Collect versions, devices, disk, ports and the last errors into one text for a bug report; no secrets in it."""
+    from spin_core.inspect.doctor import examine
+
+    print(examine(Store(home)))
+
+
+def _load(recipe: Path, overrides: list[str] | None, home: Path) -> tuple[Recipe, Store]:
+    return load_recipe(recipe, overrides), Store(home)
+
+
+def _run_flow(module: str, recipe: Path, overrides: list[str] | None, home: Path, logs: list[str]) -> None:
+    """Runs a flow's `python -m` entry in this process, by name: spin_core never imports the flows."""
+    _load(recipe, overrides, home)  # bad input is told in a second, before Prefect is imported
+    settings = {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # the default 20 s is missed on a busy laptop
+        "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    sys.argv = [module, str(recipe), "--home", str(home), *logs, *(part for item in overrides or [] for part in ("--set", item))]
+    runpy.run_module(module, run_name="__main__")
+
+
+official.attach(app)
+
+
+def main() -> None:
+    """Entry point: one line for what the user can mend, never a traceback for it."""
+    try:
+        app(standalone_mode=True)
+    except SpinflowError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, BadInput) else 1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Arrow schemas and row ids: the contracts between the stages."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
+
+import pyarrow as pa
+
+TRAIN_FILE = "train_prefs-00000-of-00001.parquet"  # of `pairs`: the official scripts' names
+TEST_FILE = "test_prefs-00000-of-00001.parquet"
+
+
+class Message(TypedDict):
+    """One turn of a conversation; `role` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+IDS = pa.list_(pa.int32())
+
+PROMPTS = pa.schema(
+    [
+        ("row_id", pa.string()),  # 16 hex digits, see `row_id`
+        ("real", MESSAGES),  # context + the human answer as the last turn
+        ("generated", MESSAGES),  # the same context + an empty answer
+        ("source", pa.string()),  # file or hub id
+        ("check", pa.string()),  # JSON of an automatic check of an answer, or null
+    ]
+)
+ENCODED = pa.schema([("row_id", pa.string()), ("prompt_ids", IDS), ("real_ids", IDS)])
+SHARD = pa.schema(
+    [
+        ("row_id", pa.string()),
+        ("prompt_ids", IDS),  # [P] exactly what the engine was given
+        ("generated_ids", IDS),  # [R] exactly what it returned; EOS only if it was emitted
+        ("finish_reason", pa.string()),  # stop | length | error: …
+        ("generated", pa.string()),  # the answer as text, for people
+    ]
+)
+PAIRS = pa.schema(
+    [
+        ("row_id", pa.string()),
+        ("iteration", pa.int32()),  # the iteration whose opponent wrote `generated`
+        ("real", MESSAGES),
+        ("generated", MESSAGES),
+        ("prompt_ids", IDS),  # [P]
+        ("real_ids", IDS),  # [C] ends in EOS only if the answer ended within the limit
+        ("generated_ids", IDS),  # [R]
+        ("finish_reason", pa.string()),
+        ("check", pa.string()),
+    ]
+)
+SCORES = pa.schema(
+    [
+        ("row_id", pa.string()),
+        ("iteration", pa.int32()),
+        ("real_logp", pa.float64()),  # nats, summed over the answer's tokens
+        ("generated_logp", pa.float64()),
+    ]
+)
+REJECTED = pa.schema([("row_number", pa.int64()), ("reason", pa.string())])
+
+
+def row_id(messages: Sequence[Mapping[str, object]]) -> str:
+    """16 hex digits of the hash of the canonical context + answer, so that duplicates in the source are visible."""
+    canonical = json.dumps([[m["role"], m["content"]] for m in messages], ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:16]

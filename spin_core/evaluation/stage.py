@@ -1,0 +1,99 @@
+"""Held-out evaluation of θ_t and θ_{t+1}: checks, NLL of the human answers, the self-play game, answer lengths."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from spin_core.contracts.checks import check_answer
+from spin_core.contracts.rows import TEST_FILE
+from spin_core.contracts.tables import read_rows, write_rows
+from spin_core.recipe import Recipe
+from spin_core.scoring.stage import load_scores
+from spin_core.store import Ref, Spec, Store
+
+STAGE_VERSION = 1
+SAMPLES = pa.schema([(name, pa.string()) for name in ("prompt", "real", "before", "after")])
+
+
+def evaluate(
+    store: Store,
+    recipe: Recipe,
+    iteration: int,
+    pairs: Ref,
+    reference: Ref,
+    scored: Ref,
+    old_answers: list[Ref],
+    new_answers: list[Ref],
+) -> Ref:
+    """Compares θ_t (`reference`) and θ_{t+1} (`scored`) on the held-out rows; writes metrics.json and samples.parquet.
+
+    The game is the paper's: the main player must tell the human answer from the opponent's. A pair counts as won where
+    the implicit reward β·(log p_new − log p_old) of the human answer is the larger one.
+    """
+    beta = recipe.training_at(iteration).beta
+    params = {"iteration": iteration, "beta": beta, "sample_prompts": recipe.evaluation.sample_prompts}
+    spec = Spec("evaluation", STAGE_VERSION, params, (reference, scored, *old_answers, *new_answers))
+
+    def write(staging: Path) -> dict[str, float]:
+        rows = read_rows(pairs.path / TEST_FILE)
+        before, after = (load_scores(ref.path / "test_scores.parquet") for ref in (reference, scored))
+        old_by_id, new_by_id = _answers(old_answers), _answers(new_answers)
+        metrics = {
+            "iteration": iteration,
+            "before": _player(rows, before, old_by_id),
+            "after": _player(rows, after, new_by_id),
+            "game": _game(rows, before, after, beta),
+        }
+        (staging / "metrics.json").write_text(json.dumps(metrics, indent=1))
+        shown = [_sample(row, old_by_id, new_by_id) for row in rows if row["row_id"] in new_by_id]
+        write_rows(staging / "samples.parquet", shown[: recipe.evaluation.sample_prompts], SAMPLES)
+        return {"scoring_seconds": scored.facts["seconds"]}
+
+    return store.build(spec, write)
+
+
+def _answers(shards: list[Ref]) -> dict[str, dict[str, Any]]:
+    rows = (row for shard in shards for row in read_rows(shard.path / "shard.parquet"))
+    return {row["row_id"]: row for row in rows if row["finish_reason"] in {"stop", "length"}}
+
+
+def _key(row: dict[str, Any]) -> tuple[str, int]:
+    return row["row_id"], row["iteration"]
+
+
+def _player(rows: list[dict[str, Any]], scores: Any, answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """How one model does alone: share of right answers, nats a token on the human answers, its own answers' lengths."""
+    given = [answers[row["row_id"]] for row in rows if row["row_id"] in answers]
+    checked = [(row, answers[row["row_id"]]) for row in rows if row["check"] and row["row_id"] in answers]
+    right = [check_answer(json.loads(row["check"]), answer["generated"]) for row, answer in checked]
+    return {
+        "check_accuracy": sum(right) / len(right) if right else None,
+        "nll": -sum(scores[_key(row)][0] for row in rows) / sum(len(row["real_ids"]) for row in rows),
+        "answer_tokens": sum(len(answer["generated_ids"]) for answer in given) / max(1, len(given)),
+        "unfinished": sum(answer["finish_reason"] == "length" for answer in given) / max(1, len(given)),
+        "rows": len(rows),
+    }
+
+
+def _game(rows: list[dict[str, Any]], before: Any, after: Any, beta: float) -> dict[str, Any]:
+    margins = []
+    for row in rows:
+        if row["real_ids"] != row["generated_ids"]:
+            (old_real, old_generated), (new_real, new_generated) = before[_key(row)], after[_key(row)]
+            margins.append(beta * ((new_real - old_real) - (new_generated - old_generated)))
+    won = sum(margin > 0 for margin in margins)
+    count = max(1, len(margins))
+    return {"accuracy": won / count, "margin": sum(margins) / count, "pairs": len(margins)}
+
+
+def _sample(row: dict[str, Any], old: dict[str, dict[str, Any]], new: dict[str, dict[str, Any]]) -> dict[str, str]:
+    return {
+        "prompt": row["real"][-2]["content"],
+        "real": row["real"][-1]["content"],
+        "before": old[row["row_id"]]["generated"],
+        "after": new[row["row_id"]]["generated"],
+    }

@@ -1,0 +1,1 @@
+"""Looking without running: `spinflow check` and `spinflow doctor`."""

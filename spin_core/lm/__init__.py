@@ -1,0 +1,1 @@
+"""The model's forward pass: packed layout, attention, log-probs, adapters."""

@@ -1,0 +1,1 @@
+"""Shards and human answers joined into pairs."""

@@ -1,0 +1,203 @@
+"""The child that joins shards and human answers.
+
+Prompts, encoded rows and shards are in one order, so pairs are made by walking all three side by side, in Arrow tables: no
+index over the rows, and memory for a few thousand of them.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from spin_core.contracts.rows import PAIRS, TEST_FILE, TRAIN_FILE
+from spin_core.contracts.tables import TableWriter, count_rows, iter_tables, read_rows, same_lists, with_last_content
+from spin_core.runtime import process
+from spin_core.runtime.errors import BadInput, Corrupt
+from spin_core.runtime.progress import Progress, print_event
+
+_BLOCK = 4096  # rows that are joined at once
+_EVENT_EVERY_S = 0.5
+_WHOLE = pa.array(["stop", "length"])
+
+
+def _work(job: dict[str, Any]) -> None:
+    out, iteration = Path(job["out"]), job["iteration"]
+    with TableWriter(out / TRAIN_FILE, PAIRS) as train:
+        fresh = _Join(job, "train", keep_identical=False).write(train)
+        if not train.rows:
+            raise BadInput(
+                f"iteration {iteration}: no pair is left ({_counts(fresh)})", remedy="there is nothing left to learn from this data"
+            )
+        carried = _carry(job, train)
+    with TableWriter(out / TEST_FILE, PAIRS) as test:
+        held_out = _Join(job, "test", keep_identical=True).write(test)
+    facts = {
+        "pairs": train.rows,
+        "carried": carried,
+        "identical": fresh["identical"],
+        "refused": fresh["refused"],
+        "held_out": test.rows,
+        "held_out_refused": held_out["refused"],
+    }
+    message = f"{train.rows:,} pairs ({carried:,} carried over), {test.rows:,} held out; left out: {_counts(fresh)}"
+    (out / "facts.json").write_text(json.dumps(facts | {"message": message}))
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    refused = counts["refused"]
+    return f"{counts['identical']:,} with the same tokens on both sides" + (f", {refused:,} that the engine refused" if refused else "")
+
+
+def _carry(job: dict[str, Any], sink: TableWriter) -> int:
+    """Writes the previous iteration's own pairs; returns how many there are."""
+    before = sink.rows
+    if job["carried"]:
+        for table in iter_tables(Path(job["carried"]) / TRAIN_FILE, rows=_BLOCK):
+            sink.write(table.filter(pc.equal(table["iteration"], job["iteration"] - 1)))
+    return sink.rows - before
+
+
+class _Join:
+    """Every encoded row of a split with its prompt and its answer."""
+
+    def __init__(self, job: dict[str, Any], split: str, *, keep_identical: bool) -> None:
+        self._iteration, self._split, self._keep_identical = job["iteration"], split, keep_identical
+        self._encoded_file = Path(job["encoded"]) / f"{split}.parquet"
+        self._encoded = _Cursor(self._encoded_file, ["row_id", "prompt_ids", "real_ids"])
+        self._prompts = _Cursor(Path(job["prompts"]) / f"{split}.parquet", ["row_id", "real", "check"])
+        self._shards = [Path(shard) / "shard.parquet" for shard in job[split]]
+        self._total = count_rows(self._encoded_file)
+        self._done, self._shown = 0, time.monotonic()
+        self.counts: Counter[str] = Counter(identical=0, refused=0)
+
+    def write(self, sink: TableWriter) -> Counter[str]:
+        """Writes the pairs; returns how many rows were left out and why."""
+        prove_unique(self._encoded_file, self._split)
+        for answers in self._blocks():
+            wanted = self._encoded.take(answers.num_rows)
+            if not _equal(wanted, answers, "row_id"):
+                self._prove()
+            if not _equal(wanted, answers, "prompt_ids"):
+                raise Corrupt(f"gather: {self._split} rows were sampled from other prompt tokens", remedy="run generate again")
+            sink.write(self._pairs(wanted, answers))
+            self._show(answers.num_rows)
+        if self._done != self._total:
+            self._prove()
+        return self.counts
+
+    def _blocks(self) -> Iterator[pa.Table]:
+        """The shards' rows, small shards put together."""
+        waiting: list[pa.Table] = []
+        for shard in self._shards:
+            with pq.ParquetFile(shard) as file:
+                waiting.append(file.read())
+            if sum(table.num_rows for table in waiting) >= _BLOCK:
+                yield pa.concat_tables(waiting)
+                waiting = []
+        if waiting:
+            yield pa.concat_tables(waiting)
+
+    def _pairs(self, wanted: pa.Table, answers: pa.Table) -> pa.Table:
+        prompts = self._prompts.take_ids(wanted["row_id"])
+        usable = pc.and_(pc.is_in(answers["finish_reason"], _WHOLE), pc.greater(pc.list_value_length(answers["generated_ids"]), 0))
+        usable = pc.fill_null(usable, False).combine_chunks()
+        self.counts["refused"] += len(usable) - pc.sum(usable).as_py()
+        if not self._keep_identical:
+            identical = same_lists(wanted["real_ids"].combine_chunks(), answers["generated_ids"].combine_chunks())
+            kept = pc.and_not(usable, identical)
+            self.counts["identical"] += pc.sum(usable).as_py() - pc.sum(kept).as_py()
+            usable = kept
+        prompts, wanted, answers = (table.filter(usable) for table in (prompts, wanted, answers))
+        real = prompts["real"].combine_chunks()
+        texts = pc.fill_null(answers["generated"].combine_chunks(), "")
+        columns = {name: table[name] for table in (answers, wanted, prompts) for name in table.column_names}
+        columns["generated"] = with_last_content(real, texts)
+        columns["iteration"] = pa.array(np.full(len(real), self._iteration, dtype=np.int32))
+        return pa.table({name: columns[name] for name in PAIRS.names}, schema=PAIRS)
+
+    def _prove(self) -> None:
+        """Finds the row that breaks the order or the count, and raises Corrupt."""
+        found = [row["row_id"] for shard in self._shards for row in read_rows(shard, ["row_id"])]
+        prove_complete(found, [row["row_id"] for row in read_rows(self._encoded_file, ["row_id"])], self._split)
+        raise Corrupt(f"gather: the {self._split} shards are not in the order of the prompts", remedy="run generate again")
+
+    def _show(self, rows: int) -> None:
+        self._done += rows
+        if time.monotonic() - self._shown > _EVENT_EVERY_S:
+            self._shown = time.monotonic()
+            print_event(Progress("", self._done, self._total, f"{self._split} rows"))
+
+
+def _equal(left: pa.Table, right: pa.Table, column: str) -> bool:
+    return bool(left[column].combine_chunks().equals(right[column].combine_chunks()))
+
+
+class _Cursor:
+    """A parquet file that is read once from its beginning, by row count or by row id."""
+
+    def __init__(self, path: Path, columns: list[str]) -> None:
+        self._path = path
+        self._tables = iter_tables(path, columns, _BLOCK)
+        schema = pq.read_schema(path)
+        self._rest = pa.schema([schema.field(name) for name in columns]).empty_table()
+
+    def take(self, count: int) -> pa.Table:
+        """The next `count` rows, or those that are left."""
+        pieces = [self._rest]
+        while sum(piece.num_rows for piece in pieces) < count and (piece := next(self._tables, None)) is not None:
+            pieces.append(piece)
+        table = pa.concat_tables(pieces)
+        self._rest = table[count:]
+        return table[:count]
+
+    def take_ids(self, ids: pa.ChunkedArray) -> pa.Table:
+        """The rows with these ids, which come in the file's order; rows between them are passed over."""
+        ids = ids.combine_chunks()
+        found = []
+        missing = ids
+        while len(missing):
+            rows = self.take(len(missing))
+            if not rows.num_rows:
+                raise Corrupt(f"gather: row {missing[0]} is not in {self._path}", remedy="remove the encoded artifact and run again")
+            chosen = rows.filter(pc.is_in(rows["row_id"], missing))
+            found.append(chosen)
+            missing = missing[chosen.num_rows :]
+        table = pa.concat_tables(found)
+        if not table["row_id"].combine_chunks().equals(ids):
+            raise Corrupt(
+                f"gather: {self._path} and the encoded rows are not in one order", remedy="remove the encoded artifact and run again"
+            )
+        return table
+
+
+def prove_unique(encoded: Path, split: str) -> None:
+    """Raises Corrupt if an id is there twice: what is compared row by row with it would then be, too."""
+    ids = pq.read_table(encoded, columns=["row_id"])["row_id"]
+    if pc.count_distinct(ids).as_py() != len(ids):
+        prove_complete(ids.to_pylist(), ids.unique().to_pylist(), split)
+
+
+def prove_complete(found: list[str], wanted: list[str], split: str) -> None:
+    """Raises Corrupt, naming the first row, unless `found` holds every id of `wanted` exactly once."""
+    counts, expected = Counter(found), set(wanted)
+    problems = {
+        "are missing": [row_id for row_id in wanted if row_id not in counts],
+        "are not in the prompts": [row_id for row_id in counts if row_id not in expected],
+        "are there twice": [row_id for row_id, count in counts.items() if count > 1],
+    }
+    for problem, ids in problems.items():
+        if ids:
+            raise Corrupt(f"gather: {len(ids):,} of {len(wanted):,} {split} rows {problem}, first {ids[0]}", remedy="run generate again")
+
+
+if __name__ == "__main__":
+    process.job_main(_work)

@@ -1,0 +1,1 @@
+"""Models from hub, folder or package as `model` artifacts."""

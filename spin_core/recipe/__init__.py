@@ -1,0 +1,24 @@
+"""The recipe: everything that a person may set."""
+
+from spin_core.recipe.load import load_recipe, with_overrides
+from spin_core.recipe.schema import (
+    DataSettings,
+    EvaluationSettings,
+    GenerationSettings,
+    ModelSettings,
+    Recipe,
+    StopSettings,
+    TrainingSettings,
+)
+
+__all__ = [
+    "DataSettings",
+    "EvaluationSettings",
+    "GenerationSettings",
+    "ModelSettings",
+    "Recipe",
+    "StopSettings",
+    "TrainingSettings",
+    "load_recipe",
+    "with_overrides",
+]

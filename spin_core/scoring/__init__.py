@@ -1,0 +1,1 @@
+"""Log-probs of both answers under a frozen model."""

@@ -1,0 +1,205 @@
+"""The child that trains θ_{t+1} from θ_t, one of them a device."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from datasets import Dataset
+from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from spin_core.contracts.rows import TRAIN_FILE
+from spin_core.lm import adapter
+from spin_core.lm.attention import set_attention
+from spin_core.lm.packing import can_pack
+from spin_core.runtime.errors import BadInput
+from spin_core.runtime.process import die_with_parent, job_main
+from spin_core.scoring.job import use_bf16
+from spin_core.scoring.stage import load_scores
+from spin_core.training.plan import Size, plan
+from spin_core.training.sharding import autocast_in_forward, save_whole
+from spin_core.training.trainer import MetricsLog, PlannedTrainer, SpinTrainer, collate_pairs, score_answers_in_forward
+
+_IDS = ("prompt_ids", "real_ids", "generated_ids")
+
+
+def _arguments(job: dict[str, Any], accumulation: int, packed: bool) -> TrainingArguments:
+    """The plan decides how pairs are cut and how long an epoch is; the forward pass autocasts itself."""
+    settings = job["training"]
+    arguments = {
+        "output_dir": job["work"],
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": accumulation,
+        "num_train_epochs": 1,
+        "learning_rate": settings["learning_rate"],
+        "lr_scheduler_type": {"constant": "constant_with_warmup"}.get(settings["schedule"], settings["schedule"]),
+        "warmup_steps": settings["warmup_ratio"],
+        "optim": {"rmsprop": "rmsprop", "adamw": "adamw_torch"}[settings["optimizer"]],
+        "weight_decay": 0.0,
+        "max_grad_norm": settings["max_grad_norm"],
+        "gradient_checkpointing": settings["gradient_checkpointing"],
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "use_cpu": not torch.cuda.is_available(),
+        "seed": settings["seed"],
+        "logging_steps": 1,
+        "logging_first_step": True,
+        "save_strategy": "steps",
+        "save_steps": settings["save_steps"],
+        "save_total_limit": 1,
+        "remove_unused_columns": False,
+        "disable_tqdm": True,
+        "report_to": settings["report_to"] or "none",
+        "run_name": job["name"],
+    }
+    if packed:
+        return TrainingArguments(**arguments)
+    from spin_core.training.trl_backend import trl_arguments  # importing TRL takes seconds
+
+    return trl_arguments(arguments, settings)
+
+
+def _dataset(job: dict[str, Any]) -> Dataset:
+    """The pairs with their reference log-probs; a missing or foreign row is an error."""
+    path = Path(job["pairs"]) / TRAIN_FILE
+    scores = load_scores(Path(job["reference"]) / "scores.parquet", path)
+    table = pq.read_table(path, columns=["row_id", "iteration", *_IDS])
+    keys = zip(table["row_id"].to_pylist(), table["iteration"].to_pylist(), strict=True)
+    real, generated = zip(*(scores[key] for key in keys), strict=True)
+    return Dataset(table.append_column("reference_real", pa.array(real)).append_column("reference_generated", pa.array(generated)))
+
+
+def _sizes(rows: Dataset) -> list[Size]:
+    lengths = [pc.list_value_length(rows.data.column(name)).to_pylist() for name in _IDS]
+    return [Size(*row) for row in zip(rows.data.column("row_id").to_pylist(), *lengths, strict=True)]
+
+
+def without_dropout(model: str) -> Any:
+    """The config of θ_t with every dropout at 0: the policy must equal the reference at step 0.
+
+    It has to be changed before the model is built, because layers copy the rates when they are made.
+    """
+    config = AutoConfig.from_pretrained(model)
+    for name, value in vars(config).items():
+        if "drop" in name and isinstance(value, float):
+            setattr(config, name, 0.0)
+    return config
+
+
+def _packs(config: Any, settings: dict[str, Any]) -> bool:
+    """Whether the packed backend trains a model of this config; raises BadInput where TRL cannot stand in for it."""
+    if settings["backend"] == "trl" or can_pack(config):
+        return bool(settings["backend"] == "packed")
+    why = f"the packed backend is not proven for a {config.model_type} of this config"
+    if settings["loss"] == "ipo" or settings["label_smoothing"] or settings["sft_weight"]:
+        raise BadInput(f"{why}, and the TRL backend has no ipo, label_smoothing or sft_weight", remedy="train with loss: sigmoid or hinge")
+    print(f"TRL backend: {why}", flush=True)
+    return False
+
+
+def _player(folder: str, config: Any, settings: dict[str, Any], packed: bool, bf16: bool) -> Any:
+    """θ_t as the backend trains it, with its adapter if there is one."""
+    frozen = adapter.quantized(settings["lora"] and settings["lora"]["quantize"], bf16)
+    # fp32 master weights: a step at 5e-7 is smaller than bf16 can add to a weight
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32, **frozen)
+    if packed:
+        set_attention(model, settings["attention"], bf16)
+    if settings["lora"]:
+        model = adapter.attach(model, settings["lora"], settings["seed"], bf16)
+        if not packed and adapter.adapts_head(model):
+            raise BadInput("training.lora.target_modules: the TRL backend trains no adapter of the LM head", remedy="leave it out")
+    if packed:
+        score_answers_in_forward(model)
+    return model
+
+
+def _check_reporters(names: list[str]) -> None:
+    for name in names:
+        if not find_spec(name):
+            raise BadInput(f"training.report_to: {name} is not installed", remedy=f"pip install {name}, or leave it out")
+
+
+def _train(job: dict[str, Any]) -> None:
+    settings = job["training"]
+    _check_reporters(settings["report_to"])
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", job["tensorboard"])  # its default is the folder of the checkpoints, which goes
+    bf16 = use_bf16(settings["precision"])
+    config = without_dropout(job["model"])
+    packed = _packs(config, settings)
+    rows = _dataset(job)
+    sizes = _sizes(rows)
+    steps = plan(
+        sizes,
+        pairs_per_step=settings["pairs_per_step"],
+        epochs=settings["epochs"],
+        seed=settings["seed"],
+        group_rows=settings["group_rows"],
+        tokens=settings["tokens_per_micro_batch"],
+        world=int(os.environ.get("WORLD_SIZE", "1")),
+        padded=not packed,
+    )
+    args = _arguments(job, steps.accumulation, packed)  # before the model: they say how the devices share what is loaded
+    model = _player(job["model"], config, settings, packed, bf16)
+    if bf16:
+        autocast_in_forward(model, args.device)
+    log = MetricsLog(Path(job["work"]) / "metrics.jsonl")
+    common: dict[str, Any] = {"model": model, "args": args, "train_dataset": rows, "callbacks": [log]}
+    trainer: PlannedTrainer
+    if packed:
+        trainer = SpinTrainer(data_collator=collate_pairs, **common)
+    else:
+        from spin_core.training.trl_backend import TrlTrainer  # importing TRL takes seconds
+
+        trainer = TrlTrainer(Path(job["model"]), **common)
+    trainer.follow(steps, settings, bf16)
+    if packed and trainer.is_world_process_zero():
+        print(steps.saving(sizes), flush=True)
+    with args.main_process_first(local=False):  # it may remove some
+        checkpoint = _last_whole_checkpoint(Path(job["work"]))
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.accelerator.wait_for_everyone()
+    out = Path(job["out"])
+    save_whole(trainer, str(out / adapter.FOLDER if settings["lora"] else out))
+    if trainer.is_world_process_zero():
+        if settings["lora"]:
+            adapter.merge(Path(job["model"]), out)
+        _complete(Path(job["model"]), out, log.path)
+
+
+def _last_whole_checkpoint(work: Path) -> str | None:
+    """The newest checkpoint that was written to its end (the trainer's state is written last); others are removed."""
+    while found := get_last_checkpoint(str(work)):
+        try:
+            json.loads((Path(found) / "trainer_state.json").read_text())
+            return str(found)
+        except (OSError, ValueError):
+            shutil.rmtree(found)
+    return None
+
+
+def _complete(source: Path, out: Path, metrics: Path) -> None:
+    """Adds the tokenizer and generation files of θ_t and the metrics; drops the trainer's pickled arguments."""
+    (out / "training_args.bin").unlink(missing_ok=True)
+    own = {file.name for file in out.iterdir()}  # config.json says fp32 here, whatever θ_t was saved in
+    for file in source.iterdir():
+        if (
+            file.name not in own
+            and file.suffix in {".json", ".jinja", ".model", ".txt"}
+            and file.name != "MANIFEST.json"
+            and "index.json" not in file.name
+        ):
+            shutil.copy(file, out / file.name)
+    shutil.copy(metrics, out / "metrics.jsonl")
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    job_main(_train)
