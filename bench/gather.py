@@ -29,8 +29,8 @@ from bench.commit import commit
 from bench.peak import ChildPeak
 from spin_core.contracts.rows import ENCODED, PROMPTS, SHARD
 from spin_core.contracts.tables import TableWriter, with_last_content
-from spin_core.pairs.stage import join
 from spin_core.store import Ref, Spec, Store
+from tests.stages import join
 
 _TEXT = "".join(np.random.default_rng(0).choice(list("etaoin shrdlu cmfwyp"), 1 << 20))
 _CHUNK = 1000  # rows of a shard
@@ -119,7 +119,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-gather-") as folder:
         store = Store(Path(folder))
-        model, prompts, encoded, train, test = make(store, options.rows)
+        _, prompts, encoded, train, test = make(store, options.rows)
         files = [path / f"{split}.parquet" for path in (prompts.path, encoded.path) for split in ("train", "test")]
         files += [shard.path / "shard.parquet" for shard in (*train, *test)]
         size = sum(file.stat().st_size for file in files)
@@ -129,7 +129,7 @@ def main() -> None:
         for number in range(options.repetitions):
             times["copy"].append(copy(files, Path(folder) / "copy"))
             started = time.perf_counter()
-            pairs = join(store, number, model, prompts, encoded, train, test, None)
+            pairs = join(store, number, prompts, encoded, train, test, None)
             times["gather"].append(time.perf_counter() - started)
             assert pairs.facts["pairs"] == options.rows
             shutil.rmtree(pairs.path)

@@ -33,15 +33,14 @@ from typing import Any
 from bench.commit import commit
 from bench.load import Load
 from spin_core.contracts.tables import read_rows
-from spin_core.encoding.stage import encode
+from spin_core.generation.engine import Sampler
 from spin_core.generation.pool import EnginePool
-from spin_core.generation.stage import generate, plan
+from spin_core.generation.stage import shards
 from spin_core.generation.vllm_server import cpu_environment, engine_arguments
-from spin_core.players.stage import import_model
 from spin_core.recipe import Recipe, load_recipe
 from spin_core.runtime import devices, process
-from spin_core.sources import reformat
 from spin_core.store import Ref, Store
+from tests.stages import encode, generate, import_model, reformat
 
 ROOT = Path(__file__).parents[1]
 _OFFICIAL_BATCH = 16
@@ -145,12 +144,13 @@ class Spinflow:
 
     def __init__(self, store: Store, recipe: Recipe, model: Ref, prompts: Ref) -> None:
         self.store, self.recipe, self.model, self.prompts = store, recipe, model, prompts
-        self.pool = EnginePool(store, recipe)
+        self.pool = EnginePool(store)
+        self.encoded = encode(store, recipe, model, prompts)
         self.draw = time.time_ns()  # names the draw, so that nothing is found in the store
 
     def wake(self, prompt: list[int]) -> None:
         """One answer, after the engine was stopped."""
-        with self.pool.lease(self.model, 1) as engine:
+        with self.pool.lease(Sampler(self.model, self.recipe.generation, self.recipe.data.max_prompt_tokens), 1) as engine:
             engine.sample([prompt], lambda done, tokens: None)
 
     def tokens_per_s(self, first: int, rows: int) -> float:
@@ -158,10 +158,10 @@ class Spinflow:
         self.draw += 1
         settings = self.recipe.generation.model_copy(update={"seed": self.draw})
         recipe = self.recipe.model_copy(update={"generation": settings})
-        wanted = [s for s in plan(self.store, recipe, self.model, self.prompts, "train") if first <= s.start < first + rows]
+        wanted = [s for s in shards(recipe, self.model, self.encoded, "train", "bench") if first <= s.start < first + rows]
         started = time.perf_counter()
         with ThreadPoolExecutor(len(wanted)) as threads:
-            refs = list(threads.map(lambda shard: generate(self.store, recipe, shard, self.pool), wanted))
+            refs = list(threads.map(lambda shard: generate(self.store, shard, self.pool), wanted))
         seconds = time.perf_counter() - started
         assert sum(ref.facts["rows"] for ref in refs) == rows
         return sum(ref.facts["tokens"] for ref in refs) / seconds

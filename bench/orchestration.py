@@ -50,11 +50,13 @@ def child(home: Path, shards: int) -> None:
     from prefect import flow
     from prefect.task_runners import ThreadPoolTaskRunner
 
-    from flows.session import SHARDS_IN_FLIGHT, Session
+    from flows.session import SHARDS_IN_FLIGHT
     from spin_core.generation import stage as shards_module
     from spin_core.generation.pool import EnginePool
+    from spin_core.generation.stage import shards as cut
     from spin_core.recipe import Recipe
     from spin_core.store import Store
+    from tests.stages import session_of
     from tests.tiny import make_encoded
 
     for logger in (logging.getLogger(), logging.getLogger("prefect")):
@@ -64,13 +66,13 @@ def child(home: Path, shards: int) -> None:
     recipe = Recipe.model_validate({"name": "bench", "model": {"name": "none"}, "data": {"name": "demo"}, **settings})
     model, encoded = make_encoded(store, shards * _ROWS_A_SHARD)
     shards_module.encode = lambda *_: encoded  # the prompts are tokenised already
-    pool = EnginePool(store, recipe)
+    pool = EnginePool(store)
     pool._starts = lambda _: [lambda ended: NoOp()]  # type: ignore[method-assign]
 
     @flow(task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_IN_FLIGHT), persist_result=False)
     def stage() -> float:
         started = time.perf_counter()
-        refs = Session(store, recipe, pool).sample(model, encoded, "train", "bench")
+        refs = session_of(store, recipe, pool).sample(cut(recipe, model, encoded, "train", "bench"))
         assert len({ref.digest for ref in refs}) == shards
         return time.perf_counter() - started
 

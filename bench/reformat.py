@@ -19,8 +19,8 @@ import pyarrow as pa
 from bench.commit import commit
 from bench.peak import ChildPeak
 from spin_core.recipe import DataSettings
-from spin_core.sources import reformat
 from spin_core.store import Store
+from tests.stages import reformat
 
 _TEXT = "".join(np.random.default_rng(0).choice(list("etaoin shrdlu cmfwyp"), 1 << 20))
 

@@ -48,9 +48,8 @@ from bench.training_data import ROOT, SETS, PairSet, make_sets
 from bench.training_peers import MARK
 from spin_core.recipe import with_overrides
 from spin_core.runtime import devices, progress
-from spin_core.scoring.stage import score
 from spin_core.store import Store
-from spin_core.training.stage import finetune
+from tests.stages import finetune, score
 
 _SIDES = {
     "main": ("ours", "trl_default", "ours_tuned", "trl_tuned"),

@@ -17,12 +17,10 @@ from typing import Any
 from spin_core.contracts.rows import PAIRS, TEST_FILE, TRAIN_FILE
 from spin_core.contracts.tables import read_rows, write_rows
 from spin_core.generation.pool import EnginePool
-from spin_core.generation.stage import generate, plan
-from spin_core.pairs.stage import gather
-from spin_core.players.stage import import_model
+from spin_core.generation.stage import shards
 from spin_core.recipe import Recipe, load_recipe, with_overrides
-from spin_core.sources import reformat
 from spin_core.store import Ref, Spec, Store
+from tests.stages import encode, generate, import_model, join, reformat
 
 ROOT = Path(__file__).parents[1]
 SETS = ("main", "long", "carry")
@@ -82,12 +80,13 @@ def _overrides(kind: str, pairs: int) -> list[str]:
 
 def _gather(store: Store, recipe: Recipe, iteration: int, model: Ref, prompts: Ref, previous: Ref | None) -> Ref:
     """Samples what the store does not hold yet, with the recipe's engine, and joins it with the real answers."""
-    with EnginePool(store, recipe) as pool, ThreadPoolExecutor(16) as threads:
+    encoded = encode(store, recipe, model, prompts)
+    with EnginePool(store) as pool, ThreadPoolExecutor(16) as threads:
         train, test = (
-            list(threads.map(lambda shard: generate(store, recipe, shard, pool), plan(store, recipe, model, prompts, split)))
+            list(threads.map(lambda shard: generate(store, shard, pool), shards(recipe, model, encoded, split, "bench")))
             for split in ("train", "test")
         )
-    return gather(store, recipe, iteration, model, prompts, train, test, previous)
+    return join(store, iteration, prompts, encoded, train, test, previous)
 
 
 def _is_long(row: dict[str, Any]) -> bool:

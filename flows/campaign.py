@@ -5,9 +5,9 @@ from __future__ import annotations
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.iteration import Turn, play
-from flows.next import no_more_to_win
+from flows.iteration import Played, play
 from flows.session import SHARDS_IN_FLIGHT, session
+from spin_core.campaign.rules import no_more_to_win
 from spin_core.recipe import Recipe
 from tasks.report import report
 
@@ -25,17 +25,11 @@ def spin_campaign(recipe: Recipe, overrides: list[str] | None = None, recipe_fil
     Returns the newest model's folder.
     """
     with session(recipe_file or recipe, overrides, home) as run:
-        turn: Turn | None = None
+        played: Played | None = None
         for iteration in range(len(run.recipe.iterations)):
-            turn = play(run, iteration, turn)
+            played = play(run, iteration, played)
             report(run.store, run.recipe, iteration)
-            if no_more_to_win(run.recipe.stop, turn.evaluation):
+            if no_more_to_win(run.recipe.stop, run.ledger.turns()[iteration].metrics):
                 break
-        assert turn is not None  # a recipe has at least one iteration
-        return str(turn.model.path)
-
-
-if __name__ == "__main__":
-    from flows.main import main
-
-    main(spin_campaign)
+        assert played is not None  # a recipe has at least one iteration
+        return str(played.model.path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import runpy
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -42,13 +41,12 @@ def run(
     log_level: LogLevel = "INFO",
 ) -> None:
     """Play all iterations. After a crash, the same command continues; what is done is not done again."""
-    _run_flow(
-        "flows.campaign",
-        recipe,
-        overrides,
-        home,
-        ["--log-format", log_format, "--log-level", log_level, *(["--verbose"] if verbose else [])],
-    )
+    loaded = load_recipe(recipe, overrides)  # bad input is told in a second, before Prefect is imported
+    _environment_of_prefect()
+    from flows.campaign import spin_campaign
+    from flows.main import run_flow
+
+    run_flow(spin_campaign, loaded, home, verbose, log_format, log_level)
 
 
 @app.command()
@@ -61,22 +59,24 @@ def iterate(
     log_level: LogLevel = "INFO",
 ) -> None:
     """Play the next iteration only."""
-    _run_flow(
-        "flows.iteration",
-        recipe,
-        overrides,
-        home,
-        ["--log-format", log_format, "--log-level", log_level, *(["--verbose"] if verbose else [])],
-    )
+    loaded = load_recipe(recipe, overrides)
+    _environment_of_prefect()
+    from flows.iteration import spin_iteration
+    from flows.main import run_flow
+
+    run_flow(spin_iteration, loaded, home, verbose, log_format, log_level)
 
 
 @app.command()
 def status(recipe: RecipePath, overrides: Overrides = None, home: Home = DEFAULT_HOME) -> None:
-    """Show the table of the iterations that are done."""
+    """Show the table of the iterations that are done, and for every stage whether it is done, would run, or would run again and why."""
+    from spin_core.report.stages import show_stages
     from spin_core.report.table import show
 
     loaded, store = _load(recipe, overrides, home)
-    show(store, loaded, Console())
+    console = Console()
+    show(store, loaded, console)
+    show_stages(store, loaded, console)
 
 
 @app.command()
@@ -108,9 +108,8 @@ def _load(recipe: Path, overrides: list[str] | None, home: Path) -> tuple[Recipe
     return load_recipe(recipe, overrides), Store(home)
 
 
-def _run_flow(module: str, recipe: Path, overrides: list[str] | None, home: Path, logs: list[str]) -> None:
-    """Runs a flow's `python -m` entry in this process, by name: spin_core never imports the flows."""
-    _load(recipe, overrides, home)  # bad input is told in a second, before Prefect is imported
+def _environment_of_prefect() -> None:
+    """Must be set before Prefect is imported."""
     settings = {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
@@ -120,8 +119,6 @@ def _run_flow(module: str, recipe: Path, overrides: list[str] | None, home: Path
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
-    sys.argv = [module, str(recipe), "--home", str(home), *logs, *(part for item in overrides or [] for part in ("--set", item))]
-    runpy.run_module(module, run_name="__main__")
 
 
 official.attach(app)

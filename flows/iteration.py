@@ -10,60 +10,51 @@ from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows.next import next_iteration, note_played
-from flows.session import SHARDS_IN_FLIGHT, Session, do, session
+from flows.session import SHARDS_IN_FLIGHT, Session, session
 from flows.watch import label_run
+from spin_core.campaign.rules import next_iteration
+from spin_core.campaign.workspace import link
 from spin_core.recipe import Recipe
 from spin_core.runtime.errors import BadInput
 from spin_core.store import Ref
-from tasks.evaluate import evaluate
-from tasks.finetune import finetune
-from tasks.gather import gather
-from tasks.import_model import import_model
-from tasks.reformat import reformat
 from tasks.report import report
-from tasks.score import score
 
 
 @dataclass(frozen=True)
-class Turn:
+class Played:
     """What an iteration made, and the next one starts from."""
 
     model: Ref
     pairs: Ref
-    evaluation: Ref
 
 
-def play(run: Session, iteration: int, before: Turn | None) -> Turn:
+def play(run: Session, iteration: int, before: Played | None) -> Played:
     """θ_t answers, θ_{t+1} learns to tell its answers from the human ones. Whatever is done already is found, not redone."""
     with tags(f"campaign:{run.recipe.name}", f"iteration:{iteration}"):
         return _play(run, iteration, before)
 
 
-def _play(run: Session, iteration: int, before: Turn | None) -> Turn:
-    store, recipe = run.store, run.recipe
-    prompts = do(reformat, store, recipe)
-    opponent = before.model if before else do(import_model, store, recipe)
-    label = f"iter-{iteration}"
+def _play(run: Session, iteration: int, before: Played | None) -> Played:
+    turn = run.turn(iteration)
+    start, prompts = run.do(turn.start()), run.do(turn.prompts())
+    encoded = run.do(turn.encoded(start, prompts))
+    opponent = before.model if before else start
 
-    test = run.sample(opponent, prompts, "test", label)
-    train = run.sample(opponent, prompts, "train", label)
-    run.pool.close()  # training needs the memory
-    pairs = do(gather, store, recipe, iteration, opponent, prompts, train, test, before.pairs if before else None)
-    reference = do(score, store, recipe, iteration, opponent, pairs)
-    player = do(finetune, store, recipe, iteration, opponent, pairs, reference)
-    scored = do(score, store, recipe, iteration, player, pairs, ("test",))
-    answers = run.sample(player, prompts, "test", label)  # these engines stay up for the next turn
-    verdict = do(evaluate, store, recipe, iteration, pairs, reference, scored, test, answers)
+    test = run.sample(turn.shards(opponent, encoded, "test"))
+    train = run.sample(turn.shards(opponent, encoded, "train"))
+    run.free_devices()
+    pairs = run.do(turn.pairs(prompts, encoded, train, test, before.pairs if before else None))
+    reference = run.do(turn.reference(opponent, pairs))
+    player = run.do(turn.player(opponent, pairs, reference))
+    scored = run.do(turn.scored(player, pairs))
+    new = run.sample(turn.shards(player, encoded, "test"))  # these engines stay up for the next turn
+    verdict = run.do(turn.verdict(pairs, reference, scored, test, new))
 
-    names = {"prompts": prompts, "opponent": opponent, "pairs": pairs, "reference": reference, "model": player, "evaluation": verdict}
-    names |= {
-        f"{split}-shard-{i:03d}": ref for split, refs in (("train", train), ("test", test), ("new", answers)) for i, ref in enumerate(refs)
-    }
-    if store.link(recipe.name, iteration, names):
-        store.unlink_after(recipe.name, iteration)
-    note_played(store, recipe, iteration)
-    return Turn(player, pairs, verdict)
+    made = {"prompts": prompts, "start": start, "encoded": encoded, "opponent": opponent, "pairs": pairs, "reference": reference}
+    made |= {"model": player, "scored": scored, "evaluation": verdict}
+    run.ledger.note(iteration, run.recipe, {**made, "test_shards": test, "train_shards": train, "new_shards": new})
+    link(run.store, run.recipe.name)
+    return Played(player, pairs)
 
 
 @flow(name="spin-iteration", task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_IN_FLIGHT), persist_result=False, log_prints=False)
@@ -86,7 +77,7 @@ def spin_iteration(
     Returns the new model's folder, or a state "NothingToDo" when the campaign has all its iterations.
     """
     with session(recipe_file or recipe, overrides, home) as run:
-        last, reason = (iteration, "") if iteration is not None else next_iteration(run.store, run.recipe)
+        last, reason = (iteration, "") if iteration is not None else next_iteration(run.ledger.turns(), run.recipe)
         if last is None:
             return Completed(name="NothingToDo", message=reason)
         if last >= len(run.recipe.iterations):
@@ -95,15 +86,9 @@ def spin_iteration(
                 remedy="add an entry to `iterations`",
             )
         label_run(run.recipe.name, last)
-        turn: Turn | None = None
+        played: Played | None = None
         for number in range(last + 1):
-            turn = play(run, number, turn)
-        assert turn is not None
+            played = play(run, number, played)
+        assert played is not None
         report(run.store, run.recipe, last)
-        return str(turn.model.path)
-
-
-if __name__ == "__main__":
-    from flows.main import main
-
-    main(spin_iteration)
+        return str(played.model.path)

@@ -1,8 +1,7 @@
-"""`python -m flows.campaign` and `python -m flows.iteration`: a recipe in, a table out, one-line errors."""
+"""A flow at a terminal: bars while it runs, a table at the end, one-line errors."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
@@ -19,8 +18,7 @@ import httpx
 from prefect.settings import get_current_settings
 from rich.console import Console
 
-from flows.session import DEFAULT_HOME
-from spin_core.recipe import load_recipe
+from spin_core.recipe import Recipe
 from spin_core.report.live import bars
 from spin_core.report.page import write_page
 from spin_core.report.table import show
@@ -31,19 +29,17 @@ from spin_core.store import Store
 _SILENT = logging.CRITICAL + 1
 
 
-def main(flow: Callable[..., Any]) -> None:
-    """Runs a flow from the command line with bars while it runs and the campaign's table at the end."""
-    arguments = _arguments(flow)
+def run_flow(flow: Callable[..., Any], recipe: Recipe, home: Path, verbose: bool, log_format: str, log_level: str) -> None:
+    """Runs a flow with bars while it runs and the campaign's table at the end; leaves the process with a status where it fails."""
     console = Console()
     process.guard()
     _leave_on_signal(console)
-    _set_up_logs(arguments.verbose, arguments.log_format, arguments.log_level)
+    _set_up_logs(verbose, log_format, log_level)
     try:
-        recipe = load_recipe(arguments.recipe, arguments.overrides)
         _check_server()
-        store = Store(Path(arguments.home))
-        with nullcontext() if arguments.log_format == "json" else bars(console):
-            state = flow(recipe=recipe, home=arguments.home, return_state=True)
+        store = Store(home)
+        with nullcontext() if log_format == "json" else bars(console):
+            state = flow(recipe=recipe, home=str(home), return_state=True)
             state.result()
         show(store, recipe, console)
         console.print(f"report: {write_page(store, recipe)}", soft_wrap=True)
@@ -51,19 +47,8 @@ def main(flow: Callable[..., Any]) -> None:
             console.print(f"nothing to do: {state.message}", soft_wrap=True)
     except SpinflowError as error:
         text = " ".join(str(error).split())
-        print(json_line("ERROR", text) if arguments.log_format == "json" else f"error: {text}", file=sys.stderr)
+        print(json_line("ERROR", text) if log_format == "json" else f"error: {text}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, BadInput) else 1) from None
-
-
-def _arguments(flow: Callable[..., Any]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(flow.__doc__ or "").splitlines()[0])
-    parser.add_argument("recipe", type=Path, help="a YAML file; see recipes/")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a recipe key")
-    parser.add_argument("--home", default=DEFAULT_HOME, help="where artifacts live")
-    parser.add_argument("--verbose", action="store_true", help="show log lines; they are always in <home>/logs/latest/flow.log")
-    parser.add_argument("--log-format", choices=["text", "json"], default="text", help="json: a JSON object a line on stderr, and no bars")
-    parser.add_argument("--log-level", choices=["DEBUG", "INFO", "WARNING", "ERROR"], default="INFO")
-    return parser.parse_args()
 
 
 def _set_up_logs(verbose: bool, log_format: str, level: str) -> None:

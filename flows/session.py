@@ -1,4 +1,4 @@
-"""What a run holds: the store, the campaign's lock, the engine pool, and a clean end for all."""
+"""What a run holds: the store, the campaign's lock and ledger, the launcher with its engines, and a clean end for all."""
 
 from __future__ import annotations
 
@@ -7,64 +7,75 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from prefect.futures import wait
 from prefect.logging import get_run_logger
 
 from flows.watch import label_run, watched
+from spin_core.campaign.ledger import Ledger
+from spin_core.campaign.turn import TurnStages
+from spin_core.campaign.workspace import campaign_lock
 from spin_core.generation.pool import EnginePool
-from spin_core.generation.stage import plan
+from spin_core.generation.stage import Shard
 from spin_core.recipe import Recipe, load_recipe, with_overrides
 from spin_core.runtime import process
 from spin_core.runtime.errors import BadInput, SpinflowError
+from spin_core.runtime.launcher import Launcher, Stage
 from spin_core.runtime.progress import Progress, emit
 from spin_core.store import Ref, Store
-from tasks.generate import generate
+from tasks.build import build
 
 DEFAULT_HOME = "~/.spinflow"
 SHARDS_IN_FLIGHT = 128  # threads that wait for an engine or its answers; the pool bounds what each engine gets
 
 
-def do(stage: Any, *arguments: Any) -> Ref:
-    """Runs a stage's task in this thread, where a SIGTERM interrupts it, and returns its artifact.
-
-    A task that returns a state ("Cached") hands back the state from a plain call, so the result is asked of it.
-    """
-    ref: Ref = stage(*arguments, return_state=True).result()
-    return ref
-
-
 @dataclass(frozen=True)
 class Session:
-    """One run of a flow over one home."""
+    """One run of a flow over one campaign."""
 
     store: Store
-    recipe: Recipe
-    pool: EnginePool
+    recipe: Recipe  # as it was written, for the ledger and the tables
+    pinned: Recipe  # with the commits that the campaign began with
+    ledger: Ledger
+    on: Launcher
 
-    def sample(self, model: Ref, prompts: Ref, split: str, label: str) -> list[Ref]:
-        """Samples every shard of a split under `model`. All shards finish before a failed one is raised."""
-        plans = plan(self.store, self.recipe, model, prompts, split, label)
-        futures = [generate.submit(self.store, self.recipe, shard, self.pool, label) for shard in plans]
+    def turn(self, iteration: int) -> TurnStages:
+        """The stages of one iteration."""
+        return TurnStages.of(self.pinned, iteration, self.store.home)
+
+    def do(self, stage: Stage) -> Ref:
+        """Runs a stage's task in this thread, where a SIGTERM interrupts it, and returns its artifact.
+
+        A task that returns a state ("Cached") hands back the state from a plain call, so the result is asked of it.
+        """
+        ref: Ref = build(stage, self.on, return_state=True).result()
+        return ref
+
+    def sample(self, shards: list[Shard]) -> tuple[Ref, ...]:
+        """Samples the shards of a split side by side. All of them finish before a failed one is raised."""
+        futures = [build.submit(shard, self.on) for shard in shards]
         wait(futures)
         states = [future.state for future in futures]
-        failed = [shard.index for shard, state in zip(plans, states, strict=True) if not state.is_completed()]
+        failed = [shard.index for shard, state in zip(shards, states, strict=True) if not state.is_completed()]
         if failed:
             reason = states[failed[0]].result(raise_on_failure=False)
-            if len(failed) == len(plans) and isinstance(reason, SpinflowError):
+            if len(failed) == len(shards) and isinstance(reason, SpinflowError):
                 raise reason
             kind = BadInput if isinstance(reason, BadInput) else SpinflowError  # the exit status tells them apart
             raise kind(
-                f"{label}: {split} shards {', '.join(map(str, failed))} of {len(plans)} failed: {reason}",
+                f"{shards[0].turn}: {shards[0].split} shards {', '.join(map(str, failed))} of {len(shards)} failed: {reason}",
                 remedy="run again, only those are redone",
             )
-        return [future.result() for future in futures]
+        return tuple(future.result() for future in futures)
+
+    def free_devices(self) -> None:
+        """Ends the engines: training and scoring need what they hold."""
+        self.on.engines.close()
 
 
 @contextmanager
 def session(recipe: Recipe | str, overrides: list[str] | None, home: str | None) -> Iterator[Session]:
-    """Opens store, log folder, campaign lock and pool; ends every child on the way out.
+    """Opens store, log folder, campaign lock, ledger and engine pool; ends every child on the way out.
 
     `recipe` may be the path of a recipe file. A SIGTERM raises Prefect's TerminationSignal in the flow's main thread,
     so a cancelled run leaves through the same door.
@@ -74,15 +85,16 @@ def session(recipe: Recipe | str, overrides: list[str] | None, home: str | None)
     label_run(recipe.name)
     log = get_run_logger()
 
-    def waiting(done: bool) -> None:
-        emit(Progress("waiting for another run of this campaign", int(done), 1))
-        says = "has ended; this one goes on" if done else "is at work; this one waits for it"
+    def waiting(holder: str) -> None:
+        emit(Progress("waiting for another run of this campaign", int(not holder), 1, "", holder))
+        says = f"is at work in {holder}; this one waits for it" if holder else "has ended; this one goes on"
         log.warning("Another run of campaign %s %s", recipe.name, says)
 
-    with watched(store, recipe.name), store.campaign_lock(recipe.name, waiting):
-        pool = EnginePool(store, recipe)
+    with watched(store, recipe.name), campaign_lock(store, recipe.name, waiting):
+        pool = EnginePool(store)
         try:
-            yield Session(store, recipe, pool)
+            ledger = Ledger(store, recipe.name)
+            yield Session(store, recipe, ledger.pinned(recipe), ledger, Launcher(store, recipe.name, pool))
         finally:
             pool.stop()  # else the runner, which waits for queued shards, would start an engine for them
             process.end_all()

@@ -21,6 +21,7 @@ from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 
+from spin_core.campaign.workspace import open_run_logs
 from spin_core.runtime.progress import Progress, listen
 from spin_core.runtime.redact import redact
 from spin_core.store import Store
@@ -49,7 +50,7 @@ def label_run(campaign: str, iteration: int | None = None) -> None:
 @contextmanager
 def watched(store: Store, campaign: str) -> Iterator[None]:
     """Gives the run a log folder, and follows progress events and the children's logs until the block ends."""
-    folder = store.open_run_logs(campaign)
+    folder = open_run_logs(store, campaign)
     _open_flow_log(folder / _FLOW_LOG)
     watch = _Watch(folder, campaign)
     end = listen(watch.note)

@@ -10,10 +10,11 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from spin_core.campaign.ledger import Turn
 from spin_core.recipe import Recipe
 from spin_core.report.page import pictures
-from spin_core.report.table import LEGEND, iteration_folders, rows_for
-from spin_core.store import Ref, Store
+from spin_core.report.table import LEGEND, played_turns, rows_for
+from spin_core.store import Store
 
 _STAGES = ("prompts", "opponent", "pairs", "reference", "model", "evaluation")
 
@@ -23,35 +24,34 @@ def report(store: Store, recipe: Recipe, iteration: int) -> None:
     """A table under one key a campaign, so that the UI keeps its history, and a page under one key an iteration."""
     rows = rows_for(store, recipe)
     create_table_artifact(rows, key=f"{recipe.name}-results", description=f"Up to iteration {iteration}. {LEGEND}")
-    folder = store.campaign_folder(recipe.name) / f"iter-{iteration}"
+    turns = played_turns(store, recipe)
     page = [
         f"# {recipe.name} · iteration {iteration}",
         *_table(rows),
         f"*{LEGEND}*",
         # an image artifact would show its whole data URL; markdown shows the picture
-        *(f"![{name}](data:image/png;base64,{data})" for name, data in pictures(iteration_folders(store, recipe)).items()),
+        *(f"![{name}](data:image/png;base64,{data})" for name, data in pictures(turns).items()),
         "## Made of",
-        *_lineage(folder, recipe.name, iteration),
+        *_lineage(turns[iteration], store.campaign_folder(recipe.name) / f"iter-{iteration}", recipe.name),
     ]
     create_markdown_artifact("\n\n".join(page), key=f"{recipe.name}-iter-{iteration}", description="Results, pictures and lineage")
 
 
-def _lineage(folder: Path, campaign: str, iteration: int) -> list[str]:
+def _lineage(turn: Turn, folder: Path, campaign: str) -> list[str]:
     """The iteration's artifacts and their parents, with a link to the iteration that made the opponent."""
     rows = []
     for name in _STAGES:
-        path = (folder / name).resolve()
-        manifest = Ref(path.parent.name, path.name, path).manifest
+        manifest = turn.ref(name).manifest
         kinds = Counter(parent["kind"] for parent in manifest["parents"])
         parents = [f"`{p['kind']}/{p['digest'][:12]}`" for p in manifest["parents"] if p["kind"] != "shard"]
         parents += [f"{kinds['shard']} shards"] if kinds["shard"] else []
         artifact = f"`{manifest['kind']}/{manifest['digest'][:12]}`"
         rows.append({"stage": name, "artifact": artifact, "made from": ", ".join(parents), "seconds": manifest["facts"]["seconds"]})
     files = f"Files: `{folder}`"
-    if not iteration:
+    if not turn.iteration:
         return [*_table(rows), files]
-    before = f"{campaign}-iter-{iteration - 1}"
-    return [*_table(rows), f"The opponent is the model of iteration {iteration - 1}: [{before}](/artifacts/key/{before})", files]
+    before = f"{campaign}-iter-{turn.iteration - 1}"
+    return [*_table(rows), f"The opponent is the model of iteration {turn.iteration - 1}: [{before}](/artifacts/key/{before})", files]
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 TRAIN_FILE = "train_prefs-00000-of-00001.parquet"  # of `pairs`: the official scripts' names
 TEST_FILE = "test_prefs-00000-of-00001.parquet"
+SCORES_OF = {"train": "scores.parquet", "test": "test_scores.parquet"}  # of `reference`, by split
 
 
 class Message(TypedDict):

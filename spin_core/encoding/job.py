@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,10 @@ def _work(job: dict[str, Any]) -> None:
         raise BadInput(
             f"{left_out.rows:,} prompts are too long, first: {encoder.first_left_out}", remedy="raise it or set data.on_bad_row=skip"
         )
+    facts: dict[str, Any] = {split: count_rows(Path(job["out"]) / f"{split}.parquet") for split in ("train", "test", "left_out")}
+    if left_out.rows:
+        facts["message"] = f"{left_out.rows:,} prompts over {job['max_prompt_tokens']} tokens were left out (left_out.parquet)"
+    (Path(job["out"]) / "facts.json").write_text(json.dumps(facts))
 
 
 class _Encoder:

@@ -1,62 +1,71 @@
-"""Held-out evaluation of θ_t and θ_{t+1}: checks, NLL of the human answers, the self-play game, answer lengths."""
+"""The stage `evaluation`: θ_t and θ_{t+1} on held-out rows: checks, NLL of the human answers, the self-play game, answer lengths."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from spin_core.contracts.checks import check_answer
-from spin_core.contracts.rows import TEST_FILE
+from spin_core.contracts.rows import SCORES_OF, TEST_FILE
 from spin_core.contracts.tables import read_rows, write_rows
-from spin_core.recipe import Recipe
-from spin_core.scoring.stage import load_scores
-from spin_core.store import Ref, Spec, Store
+from spin_core.recipe import EvaluationSettings
+from spin_core.recipe.identity import identity
+from spin_core.runtime.launcher import Launcher
+from spin_core.scoring.scores import load_scores
+from spin_core.store import Ref, Spec
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 SAMPLES = pa.schema([(name, pa.string()) for name in ("prompt", "real", "before", "after")])
 
 
-def evaluate(
-    store: Store,
-    recipe: Recipe,
-    iteration: int,
-    pairs: Ref,
-    reference: Ref,
-    scored: Ref,
-    old_answers: list[Ref],
-    new_answers: list[Ref],
-) -> Ref:
+@dataclass(frozen=True)
+class Evaluate:
     """Compares θ_t (`reference`) and θ_{t+1} (`scored`) on the held-out rows; writes metrics.json and samples.parquet.
 
-    The game is the paper's: the main player must tell the human answer from the opponent's. A pair counts as won where
-    the implicit reward β·(log p_new − log p_old) of the human answer is the larger one.
+    Figures only: no model, no device. The game is the paper's: the main player must tell the human answer from the opponent's.
+    A pair counts as won where the implicit reward β·(log p_new − log p_old) of the human answer is the larger one.
     """
-    beta = recipe.training_at(iteration).beta
-    params = {"iteration": iteration, "beta": beta, "sample_prompts": recipe.evaluation.sample_prompts}
-    spec = Spec("evaluation", STAGE_VERSION, params, (reference, scored, *old_answers, *new_answers))
 
-    def write(staging: Path) -> dict[str, float]:
-        rows = read_rows(pairs.path / TEST_FILE)
-        before, after = (load_scores(ref.path / "test_scores.parquet") for ref in (reference, scored))
-        old_by_id, new_by_id = _answers(old_answers), _answers(new_answers)
+    settings: EvaluationSettings
+    iteration: int
+    beta: float
+    pairs: Ref
+    reference: Ref
+    scored: Ref
+    old_answers: tuple[Ref, ...]
+    new_answers: tuple[Ref, ...]
+
+    @property
+    def label(self) -> str:
+        """See `Stage`."""
+        return f"iter-{self.iteration} · evaluate"
+
+    def spec(self) -> Spec:
+        """β, what is shown, and what is compared."""
+        params = {"iteration": self.iteration, "training": {"beta": self.beta}, "evaluation": identity(self.settings)}
+        return Spec("evaluation", STAGE_VERSION, params, (self.pairs, self.reference, self.scored, *self.old_answers, *self.new_answers))
+
+    def run(self, out: Path, on: Launcher) -> None:
+        """Computes the figures here."""
+        rows = read_rows(self.pairs.path / TEST_FILE)
+        before, after = (load_scores(ref.path / SCORES_OF["test"]) for ref in (self.reference, self.scored))
+        old_by_id, new_by_id = _answers(self.old_answers), _answers(self.new_answers)
         metrics = {
-            "iteration": iteration,
+            "iteration": self.iteration,
             "before": _player(rows, before, old_by_id),
             "after": _player(rows, after, new_by_id),
-            "game": _game(rows, before, after, beta),
+            "game": _game(rows, before, after, self.beta),
         }
-        (staging / "metrics.json").write_text(json.dumps(metrics, indent=1))
+        (out / "metrics.json").write_text(json.dumps(metrics, indent=1))
         shown = [_sample(row, old_by_id, new_by_id) for row in rows if row["row_id"] in new_by_id]
-        write_rows(staging / "samples.parquet", shown[: recipe.evaluation.sample_prompts], SAMPLES)
-        return {"scoring_seconds": scored.facts["seconds"]}
-
-    return store.build(spec, write)
+        write_rows(out / "samples.parquet", shown[: self.settings.sample_prompts], SAMPLES)
 
 
-def _answers(shards: list[Ref]) -> dict[str, dict[str, Any]]:
+def _answers(shards: tuple[Ref, ...]) -> dict[str, dict[str, Any]]:
     rows = (row for shard in shards for row in read_rows(shard.path / "shard.parquet"))
     return {row["row_id"]: row for row in rows if row["finish_reason"] in {"stop", "length"}}
 

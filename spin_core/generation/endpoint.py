@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spin_core.generation.client import Client
-from spin_core.generation.engine import Answer, Ended, OnAnswer
-from spin_core.recipe import GenerationSettings
+from spin_core.generation.engine import Answer, Ended, OnAnswer, Sampler
 from spin_core.runtime.errors import Cancelled, ChildCrash
 from spin_core.runtime.progress import Progress, emit
 
@@ -26,10 +25,10 @@ class Endpoint:
 
     window = 512  # twice vLLM's usual batch
 
-    def __init__(self, url: str, model: Path, settings: GenerationSettings, ended: Ended) -> None:
-        self._digest = model.name
+    def __init__(self, url: str, sampler: Sampler, ended: Ended) -> None:
+        self._digest, settings = sampler.model.digest, sampler.settings
         self._client = Client(url, self._digest, settings, os.environ.get(settings.api_key_env, ""))
-        self._wait_until_served(model, ended)
+        self._wait_until_served(sampler.model.path, ended)
 
     def _wait_until_served(self, model: Path, ended: Ended) -> None:
         name = f"waiting for {self._client.url}"

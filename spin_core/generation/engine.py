@@ -6,8 +6,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from spin_core.recipe import GenerationSettings
+from spin_core.store import Ref
+
 OnAnswer = Callable[[int, int], None]  # (answers so far, tokens of this one)
 Ended = Callable[[], bool]  # whether a start should be given up, because the pool was closed meanwhile
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Which distribution an engine samples from, and how long its sequences get."""
+
+    model: Ref
+    settings: GenerationSettings
+    max_prompt_tokens: int
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt + answer."""
+        return self.max_prompt_tokens + self.settings.max_new_tokens
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,12 @@ from functools import partial
 from types import TracebackType
 
 from spin_core.generation.endpoint import Endpoint
-from spin_core.generation.engine import Ended, Engine
+from spin_core.generation.engine import Ended, Engine, Sampler
 from spin_core.generation.transformers_engine import TransformersEngine
 from spin_core.generation.vllm_server import VllmServer
-from spin_core.recipe import Recipe
 from spin_core.runtime import devices, process
 from spin_core.runtime.errors import Cancelled, ChildCrash, SpinflowError
-from spin_core.store import Ref, Store
+from spin_core.store import Store
 
 # seconds to the next start after the first, second and third failure in a row; the last is tried only while another engine works
 _BACK_OFF_S = (1.0, 10.0, 600.0)
@@ -55,12 +54,12 @@ class EnginePool:
     A shard is leased to the engine with the fewest rows in flight. Shards share an engine, so together they keep its batch full.
     """
 
-    def __init__(self, store: Store, recipe: Recipe) -> None:
-        self._store, self._recipe = store, recipe
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._switching = threading.Lock()  # held while the model changes
         self._change = threading.Condition()  # guards what follows
         self._seats: list[_Seat] = []
-        self._model: Ref | None = None
+        self._sampler: Sampler | None = None
         self._epoch = 0  # a start of an earlier one is given up
         self._stopped = False
         self._tokens = 0
@@ -69,15 +68,15 @@ class EnginePool:
         self._starters = ThreadPoolExecutor(_MAX_ENGINES, "engine-starter")
 
     @contextmanager
-    def lease(self, model: Ref, rows: int) -> Iterator[Engine]:
-        """An engine of `model` for a shard of `rows` rows. Waits until one has room; ends another model's engines first.
+    def lease(self, sampler: Sampler, rows: int) -> Iterator[Engine]:
+        """An engine for a shard of `rows` rows. Waits until one has room; ends those of another sampler first.
 
         Raises SpinflowError once every engine failed to start several times in a row.
         """
         with self._switching:
-            if self._model != model:
-                self._switch(model)
-        seat, engine = self._take(model, rows)
+            if self._sampler != sampler:
+                self._switch(sampler)
+        seat, engine = self._take(sampler, rows)
         try:
             yield engine
             seat.failures = 0
@@ -89,29 +88,29 @@ class EnginePool:
         finally:
             self._give_back(seat, rows)
 
-    def _switch(self, model: Ref) -> None:
+    def _switch(self, sampler: Sampler) -> None:
         self.close()
         with self._change:
-            self._seats = [_Seat(start) for start in self._starts(model)]
-            self._model, self._tokens, self._busy_since = model, 0, None
+            self._seats = [_Seat(start) for start in self._starts(sampler)]
+            self._sampler, self._tokens, self._busy_since = sampler, 0, None
 
-    def _starts(self, model: Ref) -> list[Callable[[Ended], Engine]]:
+    def _starts(self, sampler: Sampler) -> list[Callable[[Ended], Engine]]:
         """One function a seat, that starts its engine."""
-        settings = self._recipe.generation
+        settings, model = sampler.settings, sampler.model
         if settings.engine == "endpoint":
-            return [partial(Endpoint, url, model.path, settings) for url in settings.endpoints]
+            return [partial(Endpoint, url, sampler) for url in settings.endpoints]
         groups = devices.groups(devices.visible(), settings.tensor_parallel)
         engine = VllmServer if settings.engine == "vllm" else TransformersEngine
         logs = [f"engine-{model.digest}" + (f"-{index}" if index else "") for index in range(len(groups))]
         return [
-            partial(engine, model.path, self._recipe, self._store.log_path(log), group, index, len(groups))
+            partial(engine, sampler, self._store.log_path(log), group, index, len(groups))
             for index, (group, log) in enumerate(zip(groups, logs, strict=True))
         ]
 
-    def _take(self, model: Ref, rows: int) -> tuple[_Seat, Engine]:
+    def _take(self, sampler: Sampler, rows: int) -> tuple[_Seat, Engine]:
         while True:
             with self._change:
-                seat, engine = self._wait_for_room(model)
+                seat, engine = self._wait_for_room(sampler)
                 if not any(other.rows for other in self._seats):  # time without work between two stages is no engine's speed
                     self._tokens, self._busy_since = 0, time.monotonic()
                 seat.rows += rows
@@ -120,11 +119,11 @@ class EnginePool:
             self._drop_if_dead(seat, engine, ChildCrash("the engine died while it was idle", exit_code=-1))
             self._give_back(seat, rows)
 
-    def _wait_for_room(self, model: Ref) -> tuple[_Seat, Engine]:
+    def _wait_for_room(self, sampler: Sampler) -> tuple[_Seat, Engine]:
         while True:
             if self._stopped:
                 raise Cancelled("the run was ended")
-            if self._model != model:
+            if self._sampler != sampler:
                 raise ChildCrash("the engines were closed", exit_code=-1)
             self._start_what_is_due()
             ready = [(s, s.engine) for s in self._seats if s.engine is not None and s.rows < s.engine.window]
@@ -198,7 +197,7 @@ class EnginePool:
         """Ends the engines, those that are starting too. The pool can be used again."""
         with self._change:
             self._epoch += 1
-            seats, self._seats, self._model = self._seats, [], None
+            seats, self._seats, self._sampler = self._seats, [], None
             self._change.notify_all()
             while any(seat.starting for seat in seats):
                 self._change.wait(0.5)

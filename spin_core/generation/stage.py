@@ -1,4 +1,4 @@
-"""Shards: which rows each holds, and the sampling of one."""
+"""The stage `shard`: which rows each holds, and the sampling of one."""
 
 from __future__ import annotations
 
@@ -10,64 +10,53 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from spin_core.contracts.rows import SHARD
-from spin_core.contracts.tables import write_rows
-from spin_core.encoding.stage import encode
-from spin_core.generation.pool import EnginePool
+from spin_core.contracts.tables import count_rows, write_rows
+from spin_core.generation.engine import Sampler
 from spin_core.recipe import Recipe
+from spin_core.recipe.identity import identity
+from spin_core.runtime.launcher import Launcher
 from spin_core.runtime.progress import Progress, emit
-from spin_core.store import Ref, Spec, Store
+from spin_core.store import Ref, Spec
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 
 
 @dataclass(frozen=True)
-class ShardPlan:
+class Shard:
     """Rows `start:stop` of one split, to be answered by one model."""
 
     index: int
     count: int
     total: int  # rows of the whole split
-    label: str  # for people: the iteration
+    turn: str  # for people: the iteration
     split: str
     start: int
     stop: int
-    model: Ref
+    sampler: Sampler
     encoded: Ref
-    spec: Spec
 
+    @property
+    def label(self) -> str:
+        """See `Stage`."""
+        return f"{self.turn} · {self.split} shard {self.index:03d}/{self.count:03d}"
 
-def plan(store: Store, recipe: Recipe, model: Ref, prompts: Ref, split: str, label: str = "") -> list[ShardPlan]:
-    """Cuts the encoded rows of a split into shards of at most `generation.shard_rows` rows; none is empty."""
-    encoded = encode(store, recipe, model, prompts)
-    settings = recipe.generation
-    total = pq.read_metadata(encoded.path / f"{split}.parquet").num_rows
-    count = -(-total // settings.shard_rows)
-    sampling = {key: getattr(settings, key) for key in ("engine", "max_new_tokens", "temperature", "top_p", "seed")}
-    plans = []
-    for index in range(count):
-        start, stop = index * settings.shard_rows, min(total, (index + 1) * settings.shard_rows)
-        params = {"split": split, "start": start, "stop": stop, **sampling}
-        spec = Spec("shard", STAGE_VERSION, params, (model, encoded))
-        plans.append(ShardPlan(index, count, total, label, split, start, stop, model, encoded, spec))
-    return plans
+    def spec(self) -> Spec:
+        """The rows, and how they are sampled."""
+        params = {"split": self.split, "start": self.start, "stop": self.stop, "generation": identity(self.sampler.settings)}
+        return Spec("shard", STAGE_VERSION, params, (self.sampler.model, self.encoded))
 
-
-def generate(store: Store, recipe: Recipe, shard: ShardPlan, pool: EnginePool) -> Ref:
-    """Samples one answer a row. Raises ChildCrash if the engine dies; a retry starts it again and redoes this shard only."""
-
-    name = f"{shard.label} · sampling {shard.split}".removeprefix(" · ")
-
-    def write(staging: Path) -> dict[str, Any]:
-        rows = _read_slice(shard.encoded.path / f"{shard.split}.parquet", shard.start, shard.stop)
+    def run(self, out: Path, on: Launcher) -> dict[str, Any]:
+        """Samples one answer a row. Raises ChildCrash if the engine dies; a retry starts it again and redoes this shard only."""
+        rows = _read_slice(self.encoded.path / f"{self.split}.parquet", self.start, self.stop)
         tokens = 0
 
         def on_answer(done: int, new_tokens: int) -> None:
             nonlocal tokens
             tokens += new_tokens
-            pool.count(new_tokens)
-            emit(Progress(name, done, shard.total, "rows", f"{pool.rate:,.0f} tokens/s", shard.index))
+            on.engines.count(new_tokens)
+            self.show(done, on)
 
-        with pool.lease(shard.model, len(rows)) as engine:
+        with on.engines.lease(self.sampler, len(rows)) as engine:
             started = time.time()
             answers = engine.sample([row["prompt_ids"] for row in rows], on_answer)
         content = [
@@ -80,12 +69,23 @@ def generate(store: Store, recipe: Recipe, shard: ShardPlan, pool: EnginePool) -
             }
             for row, answer in zip(rows, answers, strict=True)
         ]
-        write_rows(staging / "shard.parquet", content, SHARD)
+        write_rows(out / "shard.parquet", content, SHARD)
         return {"rows": len(rows), "tokens": tokens, "started": started, "ended": time.time()}
 
-    ref = store.build(shard.spec, write)
-    emit(Progress(name, shard.stop - shard.start, shard.total, "rows", f"{pool.rate:,.0f} tokens/s" if pool.rate else "", shard.index))
-    return ref
+    def show(self, done: int, on: Launcher) -> None:
+        """Tells how many of its rows are answered."""
+        note = f"{on.engines.rate:,.0f} tokens/s" if on.engines.rate else ""
+        emit(Progress(f"{self.turn} · sampling {self.split}", done, self.total, "rows", note, self.index))
+
+
+def shards(recipe: Recipe, model: Ref, encoded: Ref, split: str, turn: str, total: int | None = None) -> list[Shard]:
+    """Cuts the encoded rows of a split (`total`, where they are not there yet) into shards of at most `generation.shard_rows`."""
+    sampler = Sampler(model, recipe.generation, recipe.data.max_prompt_tokens)
+    if total is None:
+        total = count_rows(encoded.path / f"{split}.parquet")
+    size = recipe.generation.shard_rows
+    count = -(-total // size)
+    return [Shard(i, count, total, turn, split, i * size, min(total, (i + 1) * size), sampler, encoded) for i in range(count)]
 
 
 def _read_slice(path: Path, start: int, stop: int) -> list[dict[str, Any]]:

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spin_core.generation.engine import Answer, Ended, OnAnswer
-from spin_core.recipe import Recipe
+from spin_core.generation.engine import Answer, Ended, OnAnswer, Sampler
 from spin_core.runtime import devices, process
 
 _BATCH = 32
@@ -20,10 +19,9 @@ class TransformersEngine:
 
     window = 1  # one shard at a time: each is a process with the whole model
 
-    def __init__(
-        self, model: Path, recipe: Recipe, log: Path, group: Sequence[devices.Device], part: int, parts: int, ended: Ended
-    ) -> None:
-        self._model, self._settings, self._log, self._group = model, recipe.generation, log, group
+    def __init__(self, sampler: Sampler, log: Path, group: Sequence[devices.Device], part: int, parts: int, ended: Ended) -> None:
+        model = sampler.model.path
+        self._model, self._settings, self._log, self._group = model, sampler.settings, log, group
         if not group:
             devices.require_memory(devices.weight_bytes(model, 4) + 2**30, "sampling with this model", ended)
         self._hold = devices.hold(group, ended)

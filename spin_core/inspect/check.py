@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from spin_core.contracts.tables import iter_tables
-from spin_core.players.stage import import_model
+from spin_core.players.stage import Import
 from spin_core.recipe import Recipe
 from spin_core.runtime import process
 from spin_core.runtime.errors import BadInput
-from spin_core.sources import reformat
+from spin_core.runtime.launcher import Launcher
+from spin_core.sources.stage import Prompts
 from spin_core.store import Store
 
 _FP32_BYTES = 4
@@ -25,8 +26,9 @@ _TRAINING_COPIES = {"rmsprop": 3, "adamw": 4}
 
 def check(store: Store, recipe: Recipe, console: Console) -> None:
     """Imports the model, reads the data, renders a row, estimates disk and memory. Raises BadInput at the first problem."""
-    model = import_model(store, recipe.model)
-    prompts = reformat(store, recipe.data)
+    on = Launcher(store, recipe.name)
+    model = on.build(Import(recipe.model, store.home))
+    prompts = on.build(Prompts(recipe.data, store.home))
     report = store.home / f".preflight-{recipe.name}.json"
     job = {"model": str(model.path), "prompts": str(prompts.path), "limit": recipe.generation.max_new_tokens, "out": str(report)}
     lora = recipe.training.lora

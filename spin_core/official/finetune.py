@@ -2,63 +2,76 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spin_core.encoding.stage import tokenizer_files
 from spin_core.official.config import Finetune
-from spin_core.players.stage import import_model
-from spin_core.runtime import process
+from spin_core.players.stage import Import
 from spin_core.runtime.errors import BadInput
+from spin_core.runtime.launcher import Launcher
 from spin_core.runtime.progress import tell
-from spin_core.scoring.stage import score
-from spin_core.sources.locate import locate
+from spin_core.scoring.stage import Score
+from spin_core.sources.locate import Source, locate
 from spin_core.store import MANIFEST, Ref, Spec, Store
-from spin_core.training.stage import finetune as train
+from spin_core.training.stage import Train
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 
 
 def finetune(store: Store, plan: Finetune) -> Path:
     """Trains and copies the model to the output folder. A killed run continues from its last checkpoint."""
     if plan.unused:
         tell("finetune", f"keys that change nothing here: {', '.join(plan.unused)}")
-    model = import_model(store, plan.recipe.model)
-    pairs = pairs_of(store, plan, model)
-    reference = score(store, plan.recipe, model, pairs, splits=("train",))
-    player = train(store, plan.recipe, 0, model, pairs, reference)
+    on = Launcher(store, "finetune")
+    training = plan.recipe.training
+    model = on.build(Import(plan.recipe.model, store.home))
+    pairs = on.build(OfficialPairs(plan, model, store))
+    reference = on.build(Score(training, model, pairs, splits=("train",)))
+    player = on.build(Train(training, model, pairs, reference, run_name="official"))
     _copy(player.path, plan.output_dir)
     facts = player.facts
     tell("finetune", f"{facts['steps']} steps, last loss {facts['loss']:.3f}; the model is in {plan.output_dir}")
     return plan.output_dir
 
 
-def pairs_of(store: Store, plan: Finetune, model: Ref) -> Ref:
+@dataclass(frozen=True)
+class OfficialPairs:
     """The mixed data sets as `pairs`, tokenised where they do not bring the tokens that were sampled."""
-    data = plan.recipe.data
-    sources = {name: locate(data.model_copy(update={"name": name, "split": plan.split}), store.home) for name in plan.mixer}
-    limits = {"max_prompt_tokens": data.max_prompt_tokens, "max_new_tokens": plan.recipe.generation.max_new_tokens}
-    mix = [{"share": share, **sources[name].identity} for name, share in plan.mixer.items()]
-    params = {"official": mix, "split": plan.split, "max_rows": plan.max_rows, "tokenizer": tokenizer_files(model), **limits}
-    spec = Spec("pairs", STAGE_VERSION, params)
 
-    def write(staging: Path) -> dict[str, Any]:
-        job: dict[str, Any] = {"model": str(model.path), "out": str(staging), "split": plan.split, "max_rows": plan.max_rows, **limits}
+    plan: Finetune
+    model: Ref
+    store: Store
+    label: str = "finetune"
+
+    @property
+    def _sources(self) -> dict[str, Source]:
+        data = self.plan.recipe.data
+        return {name: locate(data.model_copy(update={"name": name, "split": self.plan.split}), self.store.home) for name in self.plan.mixer}
+
+    @property
+    def _limits(self) -> dict[str, int]:
+        recipe = self.plan.recipe
+        return {"max_prompt_tokens": recipe.data.max_prompt_tokens, "max_new_tokens": recipe.generation.max_new_tokens}
+
+    def spec(self) -> Spec:
+        """The data sets with their shares, the limits, and the tokenizer's model."""
+        sources = self._sources
+        mix = [{"share": share, **sources[name].identity} for name, share in self.plan.mixer.items()]
+        params = {"official": mix, "split": self.plan.split, "max_rows": self.plan.max_rows, **self._limits}
+        return Spec("pairs", STAGE_VERSION, params, (self.model,))
+
+    def run(self, out: Path, on: Launcher) -> None:
+        """Tokenises in a child."""
+        job: dict[str, Any] = {"model": str(self.model.path), "out": str(out), "split": self.plan.split, "max_rows": self.plan.max_rows}
+        sources = self._sources
         job["sources"] = [
             {"name": name, "share": share, "files": [str(file) for file in sources[name].files], "commit": sources[name].commit}
-            for name, share in plan.mixer.items()
+            for name, share in self.plan.mixer.items()
         ]
-        process.run_job("spin_core.official.pairs_job", job, store.log_path(f"pairs-{spec.digest}"), name="tokenising the pairs")
-        facts: dict[str, Any] = json.loads((staging / "facts.json").read_text())
-        (staging / "facts.json").unlink()
-        return facts
-
-    ref = store.build(spec, write)
-    tell("finetune", ref.facts["message"])
-    return ref
+        on.job("spin_core.official.pairs_job", job | self._limits, f"pairs-{self.spec().digest}", "tokenising the pairs")
 
 
 def _copy(model: Path, out: Path) -> None:

@@ -13,18 +13,19 @@ import numpy as np
 
 from spin_core.contracts.rows import PROMPTS, row_id
 from spin_core.contracts.tables import read_rows, write_rows
+from spin_core.encoding.stage import Encode
 from spin_core.generation.pool import EnginePool
-from spin_core.generation.stage import ShardPlan, plan
-from spin_core.generation.stage import generate as sample
+from spin_core.generation.stage import Shard, shards
 from spin_core.official.files import loser_file, open_pairs, real_side, write_lines
-from spin_core.players.stage import import_model
+from spin_core.players.stage import Import
 from spin_core.recipe import Recipe
 from spin_core.runtime.errors import BadInput, ChildCrash, SpinflowError
+from spin_core.runtime.launcher import Launcher
 from spin_core.runtime.progress import tell
 from spin_core.sources.shapes import BadRow
 from spin_core.store import Ref, Spec, Store
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 _SHUFFLE_SEED = 42  # the official script's
 _SHARDS_IN_FLIGHT = 8
 _TRIES = 4
@@ -48,12 +49,14 @@ class Fraction:
 
 def generate(store: Store, recipe: Recipe, fraction: Fraction, out: Path) -> Path:
     """Samples an answer to every prompt of the fraction and writes the file; what a killed run had finished is not sampled again."""
-    prompts = fraction_prompts(store, recipe.data.name, fraction)
-    model = import_model(store, recipe.model)
-    with EnginePool(store, recipe) as pool:
-        plans = plan(store, recipe, model, prompts, "train", f"{fraction.split} {fraction.number}")
+    with EnginePool(store) as pool:
+        on = Launcher(store, "generate", pool)
+        prompts = on.build(FractionPrompts(recipe.data.name, fraction, store))
+        model = on.build(Import(recipe.model, store.home))
+        encoded = on.build(Encode.of(recipe, model, prompts))
+        plans = shards(recipe, model, encoded, "train", f"{fraction.split} {fraction.number}")
         with ThreadPoolExecutor(_SHARDS_IN_FLIGHT) as threads:
-            futures = [threads.submit(_sample, store, recipe, shard, pool) for shard in plans]
+            futures = [threads.submit(_sample, shard, on) for shard in plans]
         errors = {index: error for index, future in enumerate(futures) if (error := future.exception()) is not None}
     if errors:  # the other shards are done, and the next run does only these
         first = next(iter(errors.values()))
@@ -61,10 +64,10 @@ def generate(store: Store, recipe: Recipe, fraction: Fraction, out: Path) -> Pat
             raise first
         numbers = ", ".join(map(str, errors))
         raise SpinflowError(f"shards {numbers} of {len(plans)} failed: {first}", remedy="run again, only those are redone")
-    shards = [future.result() for future in futures]
-    store.verify(*shards)
+    answers = [future.result() for future in futures]
+    store.verify(*answers)
     target = loser_file(out, fraction.number, fraction.split)
-    lines = list(_lines(prompts, plans[0].encoded, shards))
+    lines = list(_lines(prompts, encoded, answers))
     write_lines(target, lines)
     left_out = prompts.facts["train"] - len(lines)
     note = f", {left_out:,} left out (prompt too long, or refused by the engine)" if left_out else ""
@@ -72,36 +75,47 @@ def generate(store: Store, recipe: Recipe, fraction: Fraction, out: Path) -> Pat
     return target
 
 
-def fraction_prompts(store: Store, name: str, fraction: Fraction) -> Ref:
+@dataclass(frozen=True)
+class FractionPrompts:
     """The fraction's rows as `prompts`, all of them on the train side. The same row twice is answered once."""
-    source, reader = open_pairs(store, name, fraction.split)
-    params = {"split": fraction.split, "number": fraction.number, "length": fraction.length, **source.identity}
 
-    def write(staging: Path) -> dict[str, Any]:
+    name: str
+    fraction: Fraction
+    store: Store
+    label: str = "generate"
+
+    def spec(self) -> Spec:
+        """The data set and the fraction."""
+        source, _ = open_pairs(self.store, self.name, self.fraction.split)
+        fraction = {"split": self.fraction.split, "number": self.fraction.number, "length": self.fraction.length}
+        return Spec("prompts", STAGE_VERSION, {"official": fraction | source.identity})
+
+    def run(self, out: Path, on: Launcher) -> dict[str, Any]:
+        """Chooses the rows here."""
+        _, reader = open_pairs(self.store, self.name, self.fraction.split)
         rows = list(reader)
-        chosen = fraction.indices(len(rows))
-        if not chosen:
-            last = (len(rows) - 1) // fraction.length if fraction.length else 0
-            raise BadInput(
-                f"{name} has {len(rows):,} {fraction.split} rows, none in fraction {fraction.number}", remedy=f"the last fraction is {last}"
-            )
         found: dict[str, dict[str, Any]] = {}
+        chosen = self._chosen(len(rows))
         for index in chosen:
             try:
-                row = _prompt(real_side(rows[index]), name)
+                row = _prompt(real_side(rows[index]), self.name)
             except BadRow as error:
-                raise BadInput(
-                    f"{name} {fraction.split} row {index + 1}: {error}", remedy="mend it, or run spinflow reformat first"
-                ) from None
+                where = f"{self.name} {self.fraction.split} row {index + 1}"
+                raise BadInput(f"{where}: {error}", remedy="mend it, or run spinflow reformat first") from None
             found.setdefault(row["row_id"], row)
-        write_rows(staging / "train.parquet", found.values(), PROMPTS)
-        write_rows(staging / "test.parquet", [], PROMPTS)
-        return {"rows": len(chosen), "train": len(found)}
+        write_rows(out / "train.parquet", found.values(), PROMPTS)
+        write_rows(out / "test.parquet", [], PROMPTS)
+        copies = len(chosen) - len(found)
+        message = f"{len(found):,} prompts of {self.name}" + (f", {copies:,} copies of a row left out" if copies else "")
+        return {"rows": len(chosen), "train": len(found), "message": message}
 
-    ref = store.build(Spec("prompts", STAGE_VERSION, {"official": params}), write)
-    copies = ref.facts["rows"] - ref.facts["train"]
-    tell("generate", f"{ref.facts['train']:,} prompts of {name}" + (f", {copies:,} copies of a row left out" if copies else ""))
-    return ref
+    def _chosen(self, rows: int) -> list[int]:
+        chosen = self.fraction.indices(rows)
+        if not chosen:
+            length = self.fraction.length
+            what = f"{self.name} has {rows:,} {self.fraction.split} rows, none in fraction {self.fraction.number}"
+            raise BadInput(what, remedy=f"the last fraction is {(rows - 1) // length if length else 0}")
+        return chosen
 
 
 def _prompt(messages: list[Any], name: str) -> dict[str, Any]:
@@ -109,10 +123,10 @@ def _prompt(messages: list[Any], name: str) -> dict[str, Any]:
     return {"row_id": row_id(messages), "real": messages, "generated": [*messages[:-1], empty], "source": name, "check": None}
 
 
-def _sample(store: Store, recipe: Recipe, shard: ShardPlan, pool: EnginePool) -> Ref:
+def _sample(shard: Shard, on: Launcher) -> Ref:
     for attempt in range(_TRIES):
         try:
-            return sample(store, recipe, shard, pool)
+            return on.build(shard)
         except ChildCrash:
             if attempt == _TRIES - 1:
                 raise
@@ -120,11 +134,11 @@ def _sample(store: Store, recipe: Recipe, shard: ShardPlan, pool: EnginePool) ->
     raise AssertionError
 
 
-def _lines(prompts: Ref, encoded: Ref, shards: list[Ref]) -> Iterator[dict[str, Any]]:
+def _lines(prompts: Ref, encoded: Ref, answers: list[Ref]) -> Iterator[dict[str, Any]]:
     """The official columns, and the tokens, so that nothing has to be tokenised twice."""
     talks = {row["row_id"]: row["real"] for row in read_rows(prompts.path / "train.parquet", ["row_id", "real"])}
     real_ids = {row["row_id"]: row["real_ids"] for row in read_rows(encoded.path / "train.parquet", ["row_id", "real_ids"])}
-    for shard in shards:
+    for shard in answers:
         for answer in read_rows(shard.path / "shard.parquet"):
             if answer["finish_reason"] in {"stop", "length"} and answer["generated_ids"]:
                 real = talks[answer["row_id"]]

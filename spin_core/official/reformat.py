@@ -11,8 +11,9 @@ from spin_core.contracts.rows import PROMPTS, row_id
 from spin_core.contracts.tables import TableWriter, iter_tables
 from spin_core.official.files import FILES, replaced
 from spin_core.recipe import DataSettings
+from spin_core.runtime.launcher import Launcher
 from spin_core.runtime.progress import tell
-from spin_core.sources import reformat as stage
+from spin_core.sources.stage import Prompts
 from spin_core.store import Ref, Store
 
 _COLUMNS = pa.schema([PROMPTS.field(name) for name in ("row_id", "real", "generated")])
@@ -29,14 +30,16 @@ def reformat(store: Store, settings: DataSettings, test_split: str | None, out: 
     if settings.name in _SPLITS and settings.split is None and test_split is None:
         split, test_split = _SPLITS[settings.name]
         settings = settings.model_copy(update={"split": split})
+    on = Launcher(store, "reformat")
     if test_split is None:
-        prompts = stage(store, settings)
+        prompts = on.build(Prompts(settings, store.home))
         sides = {"train": [prompts.path / "train.parquet"], "test": [prompts.path / "test.parquet"]}
     else:
         whole = settings.model_copy(update={"test_size": 1})
+        tests = whole.model_copy(update={"split": test_split, "subset": None})
         sides = {
-            "train": _both(stage(store, whole)),
-            "test": _both(stage(store, whole.model_copy(update={"split": test_split, "subset": None}))),
+            "train": _both(on.build(Prompts(whole, store.home))),
+            "test": _both(on.build(Prompts(tests, store.home))),
         }
     held_out: set[str] = set()
     counts = {}

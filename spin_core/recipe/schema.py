@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+
+from spin_core.recipe.identity import Speed
 
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
@@ -75,11 +77,11 @@ class GenerationSettings(Group):
 
     engine: Literal["vllm", "endpoint", "transformers"] = "vllm"
     """vllm: local vLLM servers, one a GPU group; endpoint: vLLM servers that run elsewhere; transformers: no extra install, slow."""
-    tensor_parallel: int = Field(1, ge=1)
+    tensor_parallel: Annotated[int, Speed] = Field(1, ge=1)
     """GPUs an engine spans; as many engines are started as the visible GPUs allow. Not for `endpoint`."""
-    endpoints: list[Annotated[str, StringConstraints(pattern=r"^https?://[^\s@]+$")]] = []
+    endpoints: Annotated[list[Annotated[str, StringConstraints(pattern=r"^https?://[^\s@]+$")]], Speed] = []
     """Base URLs for `endpoint`. A server takes part while it serves the model under the name of its artifact (its digest)."""
-    api_key_env: str = Field("SPINFLOW_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    api_key_env: Annotated[str, Speed] = Field("SPINFLOW_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     """The environment variable that holds the endpoints' API key. The key itself is never written anywhere."""
     max_new_tokens: int = Field(256, ge=1)
     """Answer limit in tokens, for generated and human answers alike (paper: 256)."""
@@ -127,13 +129,13 @@ class TrainingSettings(Group):
     """Passes over the pairs (paper: 2)."""
     pairs_per_step: int = Field(64, ge=1)
     """Pairs in an optimiser step over all devices (paper: 64)."""
-    tokens_per_micro_batch: int = Field(4096, ge=1)
+    tokens_per_micro_batch: Annotated[int, Speed] = Field(4096, ge=1)
     """Tokens in one forward and backward pass on a device; changes memory and speed, not results. A longer pair goes alone."""
     group_rows: bool = True
     """Keep a row's pairs (carry-over) in one micro-batch, where prompt and human answer are computed once for all of them."""
-    backend: Literal["packed", "trl"] = "packed"
+    backend: Annotated[Literal["packed", "trl"], Speed] = "packed"
     """packed computes each prompt once and pads nothing; trl is TRL's DPOTrainer, same losses, for architectures that cannot be packed."""
-    attention: Literal["auto", "varlen", "flash", "flex", "sdpa"] = "auto"
+    attention: Annotated[Literal["auto", "varlen", "flash", "flex", "sdpa"], Speed] = "auto"
     """Packed only: auto takes the first CUDA kernel that a check at the start finds exact in bf16, else sdpa; flash is flash-attn."""
     sft_weight: float = Field(0.0, ge=0.0, le=100.0)
     """Weight of the human answers' negative log-likelihood a token, added to the loss (paper: 0); packed only."""
@@ -149,13 +151,13 @@ class TrainingSettings(Group):
     """Gradient norm clip."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Autocast: auto takes bf16 on a GPU that has it. Weights and optimiser stay fp32."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Annotated[bool, Speed] = False
     """Recompute activations in the backward pass: less memory, slower."""
-    sharding: Literal["ddp", "fsdp2", "zero2", "zero3"] = "ddp"
+    sharding: Annotated[Literal["ddp", "fsdp2", "zero2", "zero3"], Speed] = "ddp"
     """What several GPUs share: ddp nothing (fastest), zero2 gradients and optimiser, fsdp2 and zero3 the weights too. Same results."""
-    save_steps: int = Field(20, ge=1)
+    save_steps: Annotated[int, Speed] = Field(20, ge=1)
     """Steps between checkpoints that a killed run continues from."""
-    report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = []
+    report_to: Annotated[list[Literal["tensorboard", "wandb", "trackio", "mlflow"]], Speed] = []
     """Where else the metrics of every step go; the package must be installed. Settings are the package's own."""
     seed: int = Field(0, ge=0)
     """Order of the pairs."""
@@ -184,14 +186,35 @@ class StopSettings(Group):
 
 
 class IterationOverride(Group):
-    """Training settings of one iteration that differ from `training`."""
+    """What one iteration has otherwise than the recipe."""
 
     learning_rate: float | None = Field(None, gt=0.0, lt=1.0)
-    """Peak learning rate."""
+    """Peak learning rate; short for `training: {learning_rate: …}`."""
     beta: float | None = Field(None, gt=0.0, le=100.0)
-    """Regularisation λ."""
+    """Regularisation λ; short for `training: {beta: …}`."""
     epochs: int | None = Field(None, ge=1)
-    """Passes over the pairs."""
+    """Passes over the pairs; short for `training: {epochs: …}`."""
+    training: dict[str, Any] = {}
+    """Any keys of `training`."""
+    generation: dict[str, Any] = {}
+    """Any keys of `generation`."""
+    evaluation: dict[str, Any] = {}
+    """Any keys of `evaluation`."""
+    data: dict[str, Any] = {}
+    """`subset`: this many rows in this iteration."""
+
+    @field_validator("data")
+    @classmethod
+    def _rows_only(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if value.keys() - {"subset"}:
+            raise ValueError("of data, only subset can differ by iteration")
+        return value
+
+    def groups(self) -> dict[str, dict[str, Any]]:
+        """The keys that change, by group."""
+        flat = {name: value for name in ("learning_rate", "beta", "epochs") if (value := getattr(self, name)) is not None}
+        changes = {name: getattr(self, name) for name in ("data", "generation", "evaluation")} | {"training": flat | self.training}
+        return {name: keys for name, keys in changes.items() if keys}
 
 
 class Recipe(Group):
@@ -217,7 +240,24 @@ class Recipe(Group):
     def _empty_entries(cls, value: Any) -> Any:
         return [entry or {} for entry in value] if isinstance(value, list) else value
 
-    def training_at(self, iteration: int) -> TrainingSettings:
-        """The training settings of one iteration, overrides applied."""
-        changes = {k: v for k, v in self.iterations[iteration].model_dump().items() if v is not None}
-        return self.training.model_copy(update=changes)
+    @model_validator(mode="after")
+    def _iterations_that_are_valid(self) -> Self:
+        for iteration in range(len(self.iterations)):
+            self.at(iteration)
+        return self
+
+    def at(self, iteration: int) -> Recipe:
+        """The recipe of one iteration: every key that its entry overrides has the value given there, and no entries are left.
+
+        Raises ValueError where an override is not valid.
+        """
+        groups = {}
+        for name, keys in self.iterations[iteration].groups().items():
+            group: Group = getattr(self, name)
+            try:
+                groups[name] = type(group).model_validate({**group.model_dump(mode="json"), **keys})
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(map(str, ("iterations", iteration, name, *first["loc"])))
+                raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+        return self.model_copy(update={**groups, "iterations": [IterationOverride()]})

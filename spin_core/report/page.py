@@ -5,24 +5,25 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 
+from spin_core.campaign.ledger import Turn
 from spin_core.contracts.tables import read_rows
 from spin_core.recipe import Recipe
-from spin_core.report.table import LEGEND, iteration_folders, rows_for, stage_rows
+from spin_core.report.table import LEGEND, played_turns, rows_for, stage_rows
 from spin_core.store import Store
+from spin_core.store.files import replace_text
 
 _CURVES = {"loss": "SPIN loss", "rewards/margins": "reward margin", "rewards/accuracies": "reward accuracy", "grad_norm": "gradient norm"}
 
 
 def write_page(store: Store, recipe: Recipe) -> Path:
     """Writes `<home>/campaigns/<name>/report.html` whole or not at all, and returns its path."""
-    folders = iteration_folders(store, recipe)
+    turns = played_turns(store, recipe)
     rows = rows_for(store, recipe)
     page = (
         Environment(loader=PackageLoader("spin_core.report", "."), autoescape=True)
@@ -32,28 +33,25 @@ def write_page(store: Store, recipe: Recipe) -> Path:
             recipe=recipe.model_dump_json(indent=1),
             rows=rows,
             legend=LEGEND,
-            stages=[(number, *stage) for number, folder in enumerate(folders) for stage in stage_rows(folder)],
-            samples=[(number, read_rows(folder / "evaluation" / "samples.parquet")) for number, folder in enumerate(folders)],
-            **pictures(folders),
+            stages=[(turn.iteration, *stage) for turn in turns for stage in stage_rows(turn)],
+            samples=[(turn.iteration, read_rows(turn.ref("evaluation").path / "samples.parquet")) for turn in turns],
+            **pictures(turns),
         )
     )
-    target = store.home / "campaigns" / recipe.name / "report.html"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_suffix(".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, target)
+    target = store.campaign_folder(recipe.name) / "report.html"
+    replace_text(target, page)
     return target
 
 
-def pictures(folders: list[Path]) -> dict[str, str]:
+def pictures(turns: list[Turn]) -> dict[str, str]:
     """The campaign's pictures as base64 PNG: `training` curves and `held_out` results; empty where no iteration is finished."""
-    if not folders:
+    if not turns:
         return {"training": "", "held_out": ""}
-    return {"training": _image(_training_curves([_steps(folder) for folder in folders])), "held_out": _image(_held_out(folders))}
+    return {"training": _image(_training_curves([_steps(turn) for turn in turns])), "held_out": _image(_held_out(turns))}
 
 
-def _steps(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "model" / "metrics.jsonl").read_text().splitlines()]
+def _steps(turn: Turn) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (turn.ref("model").path / "metrics.jsonl").read_text().splitlines()]
 
 
 def _training_curves(iterations: list[list[dict[str, Any]]]) -> Figure:
@@ -72,9 +70,9 @@ def _training_curves(iterations: list[list[dict[str, Any]]]) -> Figure:
     return figure
 
 
-def _held_out(folders: list[Path]) -> Figure:
+def _held_out(turns: list[Turn]) -> Figure:
     """How each model does on the held-out rows."""
-    metrics = [json.loads((folder / "evaluation" / "metrics.json").read_text()) for folder in folders]
+    metrics = [turn.metrics for turn in turns]
     players = [metrics[0]["before"], *(entry["after"] for entry in metrics)]
     panels = {
         "check_accuracy": "checks right",

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from spin_core.campaign.ledger import Ledger, Turn
 from spin_core.contracts.tables import read_rows
 from spin_core.recipe import Recipe
-from spin_core.store import Ref, Store
+from spin_core.store import Store
 
 LEGEND = (
     "checks: right answers · NLL: nats a token of the human answers · tokens, unfinished: sampled answers · "
@@ -19,17 +18,16 @@ LEGEND = (
 )
 
 
-def iteration_folders(store: Store, recipe: Recipe) -> list[Path]:
-    """The folders of the finished iterations, in order."""
-    folders = [store.home / "campaigns" / recipe.name / f"iter-{t}" for t in range(len(recipe.iterations))]
-    return [folder for folder in folders if (folder / "evaluation" / "metrics.json").exists()]
+def played_turns(store: Store, recipe: Recipe) -> list[Turn]:
+    """The campaign's turns whose results are there, in order."""
+    return [turn for turn in Ledger(store, recipe.name).turns() if turn.ref("evaluation").done]
 
 
 def rows_for(store: Store, recipe: Recipe) -> list[dict[str, Any]]:
     """One dict a model, the SFT model first; figures are of the held-out rows."""
     rows: list[dict[str, Any]] = []
-    for folder in iteration_folders(store, recipe):
-        metrics = json.loads((folder / "evaluation" / "metrics.json").read_text())
+    for turn in played_turns(store, recipe):
+        metrics = turn.metrics
         if not rows:
             rows.append({"model": "θ_0 (SFT)", **_player(metrics["before"]), "game": "", "margin": ""})
         game = metrics["game"]
@@ -54,29 +52,19 @@ def _player(metrics: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _ref(path: Path) -> Ref:
-    manifest = json.loads((path / "MANIFEST.json").read_text())
-    return Ref(manifest["kind"], manifest["digest"], path.resolve())
-
-
-def stage_rows(folder: Path) -> list[tuple[str, str, str]]:
+def stage_rows(turn: Turn) -> list[tuple[str, str, str]]:
     """(stage, seconds, speed) of one iteration, from the artifacts' manifests."""
-    shards = [_ref(p).facts for p in sorted(folder.glob("*-shard-*"))]
+    shards = [ref.facts for name in ("train_shards", "test_shards", "new_shards") for ref in turn.refs(name)]
     busy = _union([(s["started"], s["ended"]) for s in shards])
     tokens = sum(s["tokens"] for s in shards)
-    facts = {name: _ref(folder / name).facts for name in ("pairs", "reference", "model", "evaluation")}
-    pairs = facts["pairs"]
+    pairs, reference, model, scored = (turn.ref(name).facts for name in ("pairs", "reference", "model", "scored"))
     mixed = f"{pairs['pairs']} pairs, {pairs['carried']} carried over, {pairs['identical']} identical left out"
     return [
         ("generate", f"{busy:.0f}", f"{tokens / max(busy, 1e-9):,.0f} tokens/s"),
         ("gather", f"{pairs['seconds']:.1f}", mixed),
-        (
-            "score",
-            f"{facts['reference']['seconds']:.0f}",
-            f"{(pairs['pairs'] + pairs['held_out']) / facts['reference']['seconds']:.1f} pairs/s",
-        ),
-        ("fine-tune", f"{facts['model']['seconds']:.0f}", f"{facts['model']['steps']} steps, {facts['model']['pairs_per_s']:.2f} pairs/s"),
-        ("evaluate", f"{facts['evaluation']['scoring_seconds']:.0f}", "scoring of the held-out pairs under the new model"),
+        ("score", f"{reference['seconds']:.0f}", f"{reference['pairs_per_s']:.1f} pairs/s"),
+        ("fine-tune", f"{model['seconds']:.0f}", f"{model['steps']} steps, {model['pairs_per_s']:.2f} pairs/s"),
+        ("score held-out", f"{scored['seconds']:.0f}", "the held-out pairs under the new model"),
     ]
 
 
@@ -91,8 +79,8 @@ def _union(spans: list[tuple[float, float]]) -> float:
 
 def show(store: Store, recipe: Recipe, console: Console) -> None:
     """Prints the tables, the samples and the path of the newest model."""
-    folders = iteration_folders(store, recipe)
-    if not folders:
+    turns = played_turns(store, recipe)
+    if not turns:
         console.print(f"campaign {recipe.name}: no iteration is finished yet; start it with `spinflow run`")
         return
     rows = rows_for(store, recipe)
@@ -107,18 +95,18 @@ def show(store: Store, recipe: Recipe, console: Console) -> None:
     stages = Table(title="stages")
     for column in ("iteration", "stage", "seconds", "speed"):
         stages.add_column(column, justify="right" if column == "seconds" else "left")
-    for number, folder in enumerate(folders):
-        for stage, seconds, speed in stage_rows(folder):
-            stages.add_row(str(number), stage, seconds, speed)
+    for turn in turns:
+        for stage, seconds, speed in stage_rows(turn):
+            stages.add_row(str(turn.iteration), stage, seconds, speed)
     console.print(stages)
 
-    samples = Table(title=f"samples: before and after iteration {len(folders) - 1}", show_lines=True)
+    samples = Table(title=f"samples: before and after iteration {turns[-1].iteration}", show_lines=True)
     for column in ("prompt", "human", "before", "after"):
         samples.add_column(column, overflow="fold", ratio=1)
-    for row in read_rows(folders[-1] / "evaluation" / "samples.parquet"):
+    for row in read_rows(turns[-1].ref("evaluation").path / "samples.parquet"):
         samples.add_row(*(_short(row[key]) for key in ("prompt", "real", "before", "after")))
     console.print(samples)
-    console.print(f"newest model: {(folders[-1] / 'model').resolve()}", soft_wrap=True)
+    console.print(f"newest model: {turns[-1].ref('model').path}", soft_wrap=True)
 
 
 def _short(text: str, limit: int = 300) -> str:

@@ -90,6 +90,23 @@ def environment(group: Sequence[Device]) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": ",".join(d.name for d in group), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
+def precision(wanted: str) -> str:
+    """`training.precision` with `auto` resolved: bf16 where the visible GPUs have it, as all since compute capability 8.0, else fp32.
+
+    Decided before anything is named, so that what was trained in bf16 is never taken for what fp32 would have given.
+    """
+    if wanted != "auto":
+        return wanted
+    if not visible():
+        return "fp32"
+    try:
+        command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+        answers = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.split()
+        return "bf16" if all(float(answer) >= 8.0 for answer in answers) else "fp32"
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return "bf16"
+
+
 class Hold:
     """GPUs that no other campaign uses until `release`. Give `fds` to the child, so that it holds them too."""
 

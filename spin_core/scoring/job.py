@@ -21,11 +21,6 @@ from spin_core.runtime.progress import Progress, print_event
 _TOKENS = 8192  # tokens in one forward pass, padding included; changes memory and speed only
 
 
-def use_bf16(precision: str) -> bool:
-    """Whether to autocast: `auto` takes bf16 on a GPU that has it."""
-    return precision == "bf16" or (precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported())
-
-
 def _batches(rows: list[dict[str, Any]], packed: bool) -> list[list[int]]:
     """Indices of pairs, longest first, cut so that a batch stays within the token budget."""
     widths = [len(row["prompt_ids"]) + max(len(row["real_ids"]), len(row["generated_ids"])) for row in rows]
@@ -51,7 +46,7 @@ def _load(path: str, quantize: str | None, bf16: bool) -> Any:
 
 def _score(job: dict[str, Any]) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    bf16 = use_bf16(job["precision"])
+    bf16 = job["precision"] == "bf16"
     files = {target: read_rows(Path(source)) for source, target in job["files"].items()}
     total, done, started = sum(map(len, files.values())), 0, time.monotonic()
     model: Any = None

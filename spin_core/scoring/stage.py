@@ -1,60 +1,54 @@
-"""Reference scoring: the log-probs of both answers under one model, once, as an artifact.
+"""The stage `reference`: the log-probs of both answers under one frozen model, once, as an artifact.
 
 Training then holds no second model. The official trainer runs a frozen copy at every step instead.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spin_core.contracts.rows import TEST_FILE, TRAIN_FILE
-from spin_core.contracts.tables import read_rows
-from spin_core.recipe import Recipe
-from spin_core.runtime import devices, process
-from spin_core.runtime.errors import Corrupt
-from spin_core.store import Ref, Spec, Store
+from spin_core.contracts.rows import SCORES_OF, TEST_FILE, TRAIN_FILE
+from spin_core.recipe import TrainingSettings
+from spin_core.runtime import devices
+from spin_core.runtime.launcher import Launcher
+from spin_core.store import Ref, Spec
 
-STAGE_VERSION = 2
-_FILES = {"train": (TRAIN_FILE, "scores.parquet"), "test": (TEST_FILE, "test_scores.parquet")}
-Scores = dict[tuple[str, int], tuple[float, float]]  # (row_id, iteration) → (real, generated), nats
+STAGE_VERSION = 3
 
 
-def score(store: Store, recipe: Recipe, model: Ref, pairs: Ref, splits: Sequence[str] = ("train", "test")) -> Ref:
-    """`scores.parquet` (train) and `test_scores.parquet` (held-out) of `pairs` under `model`, or one of them."""
-    params: dict[str, Any] = {"precision": recipe.training.precision, "splits": sorted(splits)}
-    quantize = recipe.training.lora and recipe.training.lora.quantize
-    if quantize and "train" in splits:
-        params["quantize"] = {_FILES["train"][1]: quantize}  # what training starts from; held-out rows are for the full model
-    spec = Spec("reference", STAGE_VERSION, params, (model, pairs))
+@dataclass(frozen=True)
+class Score:
+    """`scores.parquet` (train) and `test_scores.parquet` (held-out) of `pairs` under `model`, or one of them, row by row."""
 
-    def write(staging: Path) -> dict[str, Any]:
-        job: dict[str, Any] = {"model": str(model.path), "out": str(staging), "quantize": {}, **params}
-        job["attention"] = recipe.training.attention
-        job["files"] = {str(pairs.path / _FILES[split][0]): _FILES[split][1] for split in splits}
-        group = devices.visible()[:1]
-        log = store.log_path(f"score-{spec.digest}")
-        with devices.hold(group) as held:
-            process.run_job("spin_core.scoring.job", job, log, name="scoring", env=devices.environment(group), fds=held.fds)
-        for source, target in job["files"].items():
-            load_scores(staging / target, Path(source))
-        facts: dict[str, Any] = json.loads((staging / "facts.json").read_text())
-        (staging / "facts.json").unlink()
-        return facts
+    settings: TrainingSettings  # precision and quantisation are those of training
+    model: Ref
+    pairs: Ref
+    turn: str = ""  # for people
+    splits: tuple[str, ...] = ("train", "test")
 
-    return store.build(spec, write)
+    @property
+    def label(self) -> str:
+        """See `Stage`."""
+        return f"{self.turn} · score {' and '.join(self.splits)}".removeprefix(" · ")
 
+    @property
+    def _quantize(self) -> str | None:
+        """What training starts from is rounded; held-out rows are for the full model."""
+        return self.settings.lora.quantize if self.settings.lora and "train" in self.splits else None
 
-def load_scores(path: Path, pairs: Path | None = None) -> Scores:
-    """The scores by pair. With `pairs`, raises Corrupt unless exactly its rows are scored."""
-    scores = {(r["row_id"], r["iteration"]): (r["real_logp"], r["generated_logp"]) for r in read_rows(path)}
-    if pairs is not None:
-        wanted = {(r["row_id"], r["iteration"]) for r in read_rows(pairs, ["row_id", "iteration"])}
-        if wanted != set(scores):
-            odd = sorted(wanted ^ set(scores))[0]
-            raise Corrupt(
-                f"{path}: {len(wanted ^ set(scores))} rows are missing or foreign, first {odd[0]}", remedy="run again to score anew"
-            )
-    return scores
+    def spec(self) -> Spec:
+        """The precision, and the splits."""
+        params: dict[str, Any] = {"splits": sorted(self.splits), "training": {"precision": devices.precision(self.settings.precision)}}
+        if self._quantize:
+            params["training"]["lora"] = {"quantize": self._quantize}
+        return Spec("reference", STAGE_VERSION, params, (self.model, self.pairs))
+
+    def run(self, out: Path, on: Launcher) -> None:
+        """Scores in a child, on one device."""
+        job: dict[str, Any] = {"model": str(self.model.path), "out": str(out), "attention": self.settings.attention}
+        job["precision"] = devices.precision(self.settings.precision)
+        job["files"] = {str(self.pairs.path / {"train": TRAIN_FILE, "test": TEST_FILE}[split]): SCORES_OF[split] for split in self.splits}
+        job["quantize"] = {SCORES_OF["train"]: self._quantize} if self._quantize else {}
+        on.job("spin_core.scoring.job", job, f"score-{self.spec().digest}", self.label, group=devices.visible()[:1])

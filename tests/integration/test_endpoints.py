@@ -17,17 +17,17 @@ import pytest
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.session import SHARDS_IN_FLIGHT, Session
+from flows.session import SHARDS_IN_FLIGHT
 from spin_core.contracts.tables import read_rows
 from spin_core.generation.client import Client
 from spin_core.generation.pool import EnginePool
+from spin_core.generation.stage import shards
 from spin_core.generation.vllm_server import engine_arguments
-from spin_core.players.stage import import_model
 from spin_core.recipe import Recipe
 from spin_core.runtime import process
 from spin_core.runtime.errors import ChildCrash
-from spin_core.sources import reformat
 from spin_core.store import Ref, Store
+from tests.stages import encode, import_model, reformat, session_of
 
 KEY = "not-for-logs"
 LENGTH = 320
@@ -115,7 +115,7 @@ def test_one_of_three_servers_goes_away_and_comes_back(servers: Servers, prefect
     check_what_a_server_answers(first, recipe)
     monkeypatch.setenv("TEST_ENDPOINT_KEY", KEY)
     prompts = reformat(store, recipe.data)
-    pool = EnginePool(store, recipe)
+    pool = EnginePool(store)
     alone: list[int] = []
 
     def go_away() -> None:
@@ -125,11 +125,12 @@ def test_one_of_three_servers_goes_away_and_comes_back(servers: Servers, prefect
         alone.extend(server.answered() for server in others)
 
     @flow(task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_IN_FLIGHT), persist_result=False)
-    def sample() -> tuple[list[Ref], list[Ref]]:
-        run = Session(store, recipe, pool)
+    def sample() -> tuple[tuple[Ref, ...], tuple[Ref, ...]]:
+        run = session_of(store, recipe, pool)
+        encoded = encode(store, recipe, model, prompts)
         leaving = threading.Thread(target=go_away)
         leaving.start()
-        train = run.sample(model, prompts, "train", "iter-0")
+        train = run.sample(shards(recipe, model, encoded, "train", "iter-0"))
         leaving.join()
         assert first.child.poll() is not None
         assert all(server.answered() > before for server, before in zip(others, alone, strict=True))
@@ -138,7 +139,7 @@ def test_one_of_three_servers_goes_away_and_comes_back(servers: Servers, prefect
         deadline = time.monotonic() + 60
         while not all(seat.engine for seat in pool._seats) and time.monotonic() < deadline:
             time.sleep(0.2)
-        return train, run.sample(model, prompts, "test", "iter-0")
+        return train, run.sample(shards(recipe, model, encoded, "test", "iter-0"))
 
     with pool:
         train, test = sample()

@@ -11,7 +11,6 @@ import pytest
 from spin_core.generation import pool as pool_module
 from spin_core.generation.engine import Answer, Ended, OnAnswer
 from spin_core.generation.pool import EnginePool
-from spin_core.recipe import Recipe
 from spin_core.runtime.errors import BadInput, Cancelled, ChildCrash, SpinflowError
 from spin_core.store import Ref, Store
 
@@ -40,8 +39,7 @@ class Counted:
 
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *starts: Callable[[Ended], Any]) -> EnginePool:
     monkeypatch.setattr(pool_module, "_BACK_OFF_S", (0.01, 0.02, 600.0))
-    recipe = Recipe.model_validate({"name": "c", "model": {"name": "m"}, "data": {"name": "demo"}})
-    pool = EnginePool(Store(tmp_path), recipe)
+    pool = EnginePool(Store(tmp_path))
     monkeypatch.setattr(pool, "_starts", lambda model: list(starts))
     return pool
 

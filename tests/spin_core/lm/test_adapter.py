@@ -16,14 +16,13 @@ from spin_core.contracts.tables import read_rows
 from spin_core.lm import adapter
 from spin_core.lm.logprobs import answer_logps, choose_layout, collate
 from spin_core.lm.meter import cost_of
-from spin_core.players.stage import import_model
 from spin_core.recipe import ModelSettings, Recipe
 from spin_core.recipe.schema import LoraSettings
 from spin_core.runtime.errors import BadInput
-from spin_core.scoring.stage import load_scores, score
+from spin_core.scoring.scores import load_scores
 from spin_core.store import Ref, Store
-from spin_core.training.stage import finetune
 from tests.spin_core.training.test_training import killed_at, make_pairs, recipe_for, steps
+from tests.stages import finetune, import_model, score
 
 LORA = LoraSettings(r=4, alpha=8.0).model_dump()
 World = tuple[Store, Ref, Ref, Ref]

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.spin_core.lm.test_packing import CONFIGS, HARD, model_of
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,6 +19,7 @@ from spin_core.lm.kernels import KERNELS
 from spin_core.lm.logprobs import answer_logps, choose_layout
 from spin_core.lm.packing import ATTENTION
 from spin_core.runtime.errors import BadInput
+from tests.spin_core.lm.test_packing import CONFIGS, HARD, model_of
 
 CPU = torch.device("cpu")
 Kernel = Callable[..., Tensor]

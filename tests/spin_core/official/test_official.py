@@ -14,13 +14,14 @@ import yaml
 from spin_core.contracts.rows import row_id
 from spin_core.contracts.tables import read_rows
 from spin_core.official.config import load
-from spin_core.official.finetune import pairs_of
+from spin_core.official.finetune import OfficialPairs
 from spin_core.official.gather import gather
-from spin_core.official.generate import Fraction, fraction_prompts
-from spin_core.players.stage import import_model
+from spin_core.official.generate import Fraction, FractionPrompts
 from spin_core.recipe.schema import LoraSettings
 from spin_core.runtime.errors import BadInput
+from spin_core.runtime.launcher import Launcher
 from spin_core.store import Store
+from tests.stages import import_model
 
 OFFICIAL = {  # configs/config.yaml of uclaml/SPIN, in full
     "model_name_or_path": "alignment-handbook/zephyr-7b-sft-full",
@@ -135,7 +136,7 @@ def test_published_pairs_are_mixed(tmp_path: Path, tiny_model: Path, monkeypatch
     mixer = {"iter0": 0.5, "iter1": 1.0}
     plan = load(config(tmp_path, model_name_or_path=str(tiny_model), dataset_mixer=mixer), [], devices=1)
     store = Store(tmp_path / "home")
-    found = pairs_of(store, plan, import_model(store, plan.recipe.model))
+    found = Launcher(store).build(OfficialPairs(plan, import_model(store, plan.recipe.model), store))
     assert found.facts["message"] == "10 pairs, 0 of them with the tokens that were sampled"
     pairs = read_rows(found.path / "train_prefs-00000-of-00001.parquet")
     assert [pair["iteration"] for pair in pairs] == [0] * 4 + [1] * 6
@@ -161,11 +162,11 @@ def test_a_fraction_of_prompts(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data" / "train_prefs-00000-of-00001.parquet")
     store = Store(tmp_path / "home")
-    prompts = fraction_prompts(store, str(tmp_path / "data"), Fraction("train", 0, 0))
+    prompts = Launcher(store).build(FractionPrompts(str(tmp_path / "data"), Fraction("train", 0, 0), store))
     assert {len(row["real"]) for row in read_rows(prompts.path / "train.parquet")} == {2, 5}
     assert (prompts.facts["rows"], prompts.facts["train"]) == (4, 3)
     with pytest.raises(BadInput, match=r"has 4 train rows, none in fraction 2; the last fraction is 1"):
-        fraction_prompts(store, str(tmp_path / "data"), Fraction("train", 2, 2))
+        Launcher(store).build(FractionPrompts(str(tmp_path / "data"), Fraction("train", 2, 2), store))
 
 
 def test_gather_reads_official_files(tmp_path: Path) -> None:

@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 
 from spin_core.contracts.rows import ENCODED, IDS, SHARD, TEST_FILE, TRAIN_FILE, row_id
 from spin_core.contracts.tables import read_rows, same_lists, with_last_content, write_rows
-from spin_core.pairs import stage as stage
+from spin_core.pairs import job as stage
 from spin_core.pairs.job import prove_complete
-from spin_core.pairs.stage import join
 from spin_core.recipe import DataSettings
 from spin_core.runtime.errors import BadInput, Corrupt
-from spin_core.sources import reformat
 from spin_core.store import Ref, Spec, Store
+from tests.stages import join, reformat
 
 
 @given(st.lists(st.text(min_size=1, max_size=4), min_size=1, unique=True), st.randoms())
@@ -113,7 +112,7 @@ class World:
         ]
 
     def join(self, train: list[Ref], test: list[Ref], iteration: int = 0, carried: Ref | None = None) -> Ref:
-        return join(self.store, iteration, self.model, self.prompts, self.encoded, train, test, carried)
+        return join(self.store, iteration, self.prompts, self.encoded, train, test, carried)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from spin_core.recipe import Recipe, load_recipe
 from spin_core.runtime.errors import BadInput
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPES = Path(__file__).parents[3] / "recipes"
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda p: p.stem)
@@ -17,9 +17,9 @@ def test_shipped_recipes_load(path: Path) -> None:
 
 def test_overrides_and_iterations() -> None:
     recipe = load_recipe(RECIPES / "demo.yaml", ["training.beta=0.5", "training.learning_rate=5e-6", "iterations.1.learning_rate=1e-7"])
-    assert recipe.training_at(0).beta == 0.5
-    assert recipe.training_at(0).learning_rate == 5e-6
-    assert recipe.training_at(1).learning_rate == 1e-7
+    assert recipe.at(0).training.beta == 0.5
+    assert recipe.at(0).training.learning_rate == 5e-6
+    assert recipe.at(1).training.learning_rate == 1e-7
 
 
 @pytest.mark.parametrize(
@@ -57,4 +57,4 @@ def test_defaults_are_the_papers() -> None:
         2,
         64,
     )
-    assert recipe.training_at(2).learning_rate == 1e-7
+    assert recipe.at(2).training.learning_rate == 1e-7

@@ -12,7 +12,7 @@ from spin_core.runtime import devices, process
 from spin_core.runtime.devices import Device
 from spin_core.runtime.errors import BadInput, Cancelled, SpinflowError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SMI = """#!/bin/sh
 echo "0, GPU-aaaa, 70000, 80000"
 echo "1, GPU-bbbb, 100, 80000"

@@ -39,7 +39,7 @@ def test_a_child_ends_as_a_typed_error(
 ) -> None:
     """The retry policy looks at the type: a crash is retried, bad input and cancellation are not."""
     (tmp_path / "spin_test_job.py").write_text(JOB)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[2]}")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[3]}")
     with pytest.raises(error, match=says):
         process.run_job("spin_test_job", {"end": end}, tmp_path / "job.log")
     assert "working" in (tmp_path / "job.log").read_text()
@@ -66,7 +66,7 @@ def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from spin_core import process\n"
         f"c = process.spawn(['sleep', '60'], Path({str(tmp_path / 'log')!r})); print(c.pid, flush=True); c.wait()"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3])
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     parent.kill()
@@ -137,7 +137,7 @@ def test_the_guard_ends_what_a_killed_run_leaves(tmp_path: Path) -> None:
         "import subprocess, time; from spin_core.runtime.process import guard; guard()\n"
         "c = subprocess.Popen(['sleep', '60'], start_new_session=True); print(c.pid, flush=True); time.sleep(60)"
     )
-    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3])
     assert run.stdout is not None
     child = int(run.stdout.readline())
     assert _runs(child)

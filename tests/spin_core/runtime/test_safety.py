@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from spin_core.campaign.workspace import open_run_logs
 from spin_core.inspect.doctor import examine
 from spin_core.recipe import ModelSettings, Recipe
 from spin_core.runtime.errors import BadInput
 from spin_core.runtime.redact import redact
 from spin_core.sources.fetch import _extract, fetch_pypi
-from spin_core.store import Ref, Spec, Store
+from spin_core.store import Spec, Store
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OUTSIDE = ["..", "../x", "a/b", "/etc", "", ".hidden", "a\\b/../..", "a\n", "a\0b"]
 
 
@@ -22,13 +23,10 @@ OUTSIDE = ["..", "../x", "a/b", "/etc", "", ".hidden", "a\\b/../..", "a\n", "a\0
 def test_names_cannot_leave_the_home(tmp_path: Path, name: str) -> None:
     """A recipe can come from anyone; its names must not overwrite a file elsewhere."""
     store = Store(tmp_path / "home")
-    ref = Ref("model", "0" * 24, tmp_path)
     with pytest.raises(BadInput):
         store.campaign_folder(name)
     with pytest.raises(BadInput):
-        store.link(name, 0, {})
-    with pytest.raises(BadInput):
-        store.link("c", 0, {name: ref})
+        store.find("model", name)
     with pytest.raises(BadInput):
         store.build(Spec(name, 1, {}), lambda staging: None)
     with pytest.raises(ValidationError):
@@ -72,7 +70,7 @@ def test_the_doctor_tells_what_a_report_needs(tmp_path: Path, monkeypatch: pytes
     """Its text is pasted into public issues."""
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefgh")
     store = Store(tmp_path)
-    store.open_run_logs("c")
+    open_run_logs(store, "c")
     store.log_path("engine-1").write_text("fine\nRuntimeError: CUDA out of memory near hf_abcdefgh\nfine\n")
     text = examine(store)
     assert re.search(r"^torch \d", text, re.MULTILINE)

@@ -18,9 +18,10 @@ from spin_core.contracts.tables import read_rows
 from spin_core.recipe import DataSettings
 from spin_core.runtime import process
 from spin_core.runtime.errors import BadInput
-from spin_core.sources import job, order, reformat
+from spin_core.sources import job, order
 from spin_core.sources.order import Sorter, Split, draw, without_duplicates
 from spin_core.store import Ref, Store
+from tests.stages import reformat
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """The store's promises: whole or not at all, found by content, verified."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -63,45 +64,50 @@ def test_the_digest_is_that_of_the_content(params: dict[str, object]) -> None:
     assert spec.digest != Spec("thing", 1, params, (Ref("parent", "0", Path("/")),)).digest
 
 
-def test_links_follow_the_newest_artifact(tmp_path: Path) -> None:
-    """A table that mixes the iterations of two chains would be read as one."""
-    store = Store(tmp_path)
-    ref = store.build(SPEC, write_file)
-    other = store.build(Spec("thing", 2, {}), write_file)
-    folder = tmp_path / "campaigns" / "c"
-    assert [store.link("c", t, {"thing": ref}) for t in (0, 0, 1)] == [False, False, False]
-    assert store.link("c", 0, {"thing": other})
-    store.unlink_after("c", 0)
-    assert (folder / "iter-0" / "thing").resolve() == other.path
-    assert sorted(p.name for p in folder.rglob("*")) == ["iter-0", "thing"]
-    assert ref.path.is_dir()
-
-
-def test_a_campaign_is_one_runs_at_a_time(tmp_path: Path) -> None:
-    """Two runs at once would train twice and race for the links; a dead run must not hold the others up."""
-    store = Store(tmp_path)
+def test_one_builds_and_the_other_waits(tmp_path: Path) -> None:
+    """Two campaigns that need one artifact would otherwise both train it, in one work folder."""
     code = """
-import sys, time, pathlib, spin_core.store.artifacts
-with spin_core.store.artifacts.Store(pathlib.Path(sys.argv[1])).campaign_lock("c", print):
-    print("held", flush=True)
-    time.sleep(60)
+import sys, time, pathlib
+from spin_core.store import Spec, Store
+def write(out):
+    (out / "data.txt").write_text("theirs")
+    print("building", flush=True)
+    time.sleep(float(sys.argv[2]))
+Store(pathlib.Path(sys.argv[1])).build(Spec("thing", 1, {"a": 1, "b": [1, 2]}), write, what="campaign other")
 """
-    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
-    told = []
-
-    def waiting(done: bool) -> None:
-        told.append(done)
-        holder.kill()
-
-    with store.campaign_lock("c", waiting), store.campaign_lock("other", waiting):
-        assert told == [False, True]
-    holder.wait()
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), "2"], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "building\n"
+    told: list[str] = []
+    ref = Store(tmp_path).build(SPEC, lambda _: pytest.fail("built twice"), told.append)
+    assert told == [f"process {other.pid} (campaign other)", ""]
+    assert (ref.path / "data.txt").read_text() == "theirs"
+    assert other.wait() == 0
+    assert not list((tmp_path / "locks").iterdir())
 
 
-def test_each_run_has_a_log_folder(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    first, second = store.open_run_logs("c"), store.open_run_logs("c")
-    assert first != second
-    assert store.log_path("engine").parent == second == (tmp_path / "logs" / "latest").resolve()
+def test_a_dead_builder_is_cleaned_up_and_a_live_one_never(tmp_path: Path) -> None:
+    """However long it computes: what is swept is what nobody holds."""
+    code = """
+import sys, time, pathlib
+from spin_core.store import Spec, Store
+def write(out):
+    (out / "half.txt").write_text("half")
+    print("building", flush=True)
+    time.sleep(60)
+Store(pathlib.Path(sys.argv[1])).build(Spec(sys.argv[2], 1, {}), write)
+"""
+    found = {}
+    for kind in ("live", "dead"):
+        found[kind] = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), kind], stdout=subprocess.PIPE, text=True)
+        stdout = found[kind].stdout
+        assert stdout is not None
+        assert stdout.readline() == "building\n"
+    found["dead"].kill()
+    found["dead"].wait()
+    for staging in (tmp_path / ".staging").iterdir():
+        os.utime(staging, (0, 0))
+    Store(tmp_path).build(SPEC, write_file)
+    assert [path.name.partition("-")[0] for path in (tmp_path / ".staging").iterdir()] == ["live"]
+    found["live"].kill()
+    found["live"].wait()

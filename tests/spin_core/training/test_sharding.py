@@ -20,16 +20,15 @@ import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from spin_core.players.stage import import_model
 from spin_core.recipe import ModelSettings, Recipe
 from spin_core.runtime import devices, process, progress
 from spin_core.runtime.devices import Device
 from spin_core.runtime.errors import BadInput, Cancelled
-from spin_core.scoring.stage import score
 from spin_core.store import Store
 from spin_core.training.machines import Machines
-from spin_core.training.stage import CONFIGS, finetune, launcher
+from spin_core.training.stage import CONFIGS, launcher
 from tests.spin_core.training.test_training import killed_at, make_pairs, on_step
+from tests.stages import finetune, import_model, score
 
 ROOT = Path(__file__).parents[3]
 needs_deepspeed = pytest.mark.skipif(not find_spec("deepspeed"), reason="DeepSpeed is not installed")

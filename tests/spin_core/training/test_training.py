@@ -17,13 +17,12 @@ from transformers import AutoModelForCausalLM
 from spin_core.contracts.rows import PAIRS, SCORES, TEST_FILE, TRAIN_FILE
 from spin_core.contracts.tables import read_rows, write_rows
 from spin_core.lm.logprobs import answer_logps, collate
-from spin_core.players.stage import import_model
 from spin_core.recipe import ModelSettings, Recipe
 from spin_core.runtime import process, progress
 from spin_core.runtime.errors import BadInput, ChildCrash
-from spin_core.scoring.stage import load_scores, score
+from spin_core.scoring.scores import load_scores
 from spin_core.store import Ref, Spec, Store
-from spin_core.training.stage import finetune
+from tests.stages import finetune, import_model, score
 
 Lengths = tuple[int, int]
 

@@ -1,0 +1,122 @@
+"""The ledger: one JSON file a campaign that says, turn by turn, with which recipe it was played and what it made.
+
+Links, tables, reports and "what is next" are views of it. It is written whole or not at all, by the one run that holds the
+campaign's lock, and read by anybody.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from spin_core.recipe import Recipe
+from spin_core.recipe.identity import identity
+from spin_core.runtime.errors import Corrupt
+from spin_core.sources.pins import Kind, is_commit, on_hub, resolve
+from spin_core.store import Ref, Store
+from spin_core.store.files import replace_text
+
+_FILE = "campaign.json"
+Made = Mapping[str, Ref | tuple[Ref, ...]]  # an iteration's artifacts by name; shards are several
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One iteration that was played to its end."""
+
+    iteration: int
+    recipe: dict[str, Any]  # see `settings_of`
+    made: Made
+    metrics: dict[str, Any]  # of its evaluation
+
+    def ref(self, name: str) -> Ref:
+        """The one artifact of that name."""
+        found = self.made[name]
+        assert isinstance(found, Ref)
+        return found
+
+    def refs(self, name: str) -> tuple[Ref, ...]:
+        """The artifacts of that name."""
+        found = self.made[name]
+        return (found,) if isinstance(found, Ref) else found
+
+
+class Ledger:
+    """A campaign's ledger in a store."""
+
+    def __init__(self, store: Store, campaign: str) -> None:
+        self._store, self._campaign = store, campaign
+        self.path = store.campaign_folder(campaign) / _FILE
+
+    def turns(self) -> list[Turn]:
+        """What was played, in order."""
+        return [self._turn(entry) for entry in self._read()["turns"]]
+
+    def note(self, iteration: int, recipe: Recipe, made: Made) -> None:
+        """Writes a turn down. Turns after it stay only where it made what it had made before: they were played on that."""
+        content = self._read()
+        verdict = made["evaluation"]
+        assert isinstance(verdict, Ref)
+        entry = {
+            "iteration": iteration,
+            "recipe": settings_of(recipe, iteration),
+            "made": {name: _named(found) for name, found in made.items()},
+            "metrics": json.loads((verdict.path / "metrics.json").read_text()),
+        }
+        before, later = content["turns"][:iteration], content["turns"][iteration + 1 :]
+        same = len(content["turns"]) > iteration and content["turns"][iteration]["made"] == entry["made"]
+        self._write(content | {"turns": [*before, entry, *(later if same else [])]})
+
+    def pinned(self, recipe: Recipe) -> Recipe:
+        """The recipe with hub revisions replaced by commits: those of the campaign's start, resolved and written down the first time."""
+        content = self._read()
+        pins: dict[str, str] = content["pins"]
+        changes: dict[str, Any] = {}
+        kinds: tuple[Kind, ...] = ("model", "data")
+        for kind in kinds:
+            settings = recipe.model if kind == "model" else recipe.data
+            if not on_hub(settings.name) or is_commit(settings.revision):
+                continue
+            key = f"{kind} {settings.name}@{settings.revision or ''}"
+            if key not in pins:
+                pins[key] = resolve(kind, settings.name, settings.revision)
+                self._write(content)
+            changes[kind] = settings.model_copy(update={"revision": pins[key]})
+        return recipe.model_copy(update=changes)
+
+    def _turn(self, entry: Mapping[str, Any]) -> Turn:
+        made = {name: self._found(names) for name, names in entry["made"].items()}
+        return Turn(entry["iteration"], entry["recipe"], made, entry["metrics"])
+
+    def _found(self, names: str | list[str]) -> Ref | tuple[Ref, ...]:
+        if isinstance(names, str):
+            return self._store.find(*names.split("/", 1))
+        return tuple(self._store.find(*name.split("/", 1)) for name in names)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads(self.path.read_text())
+        except FileNotFoundError:
+            return {"name": self._campaign, "pins": {}, "turns": []}
+        except ValueError:
+            raise Corrupt(f"{self.path} cannot be read", remedy="remove it and run again; what is done is found again") from None
+        return found
+
+    def _write(self, content: Mapping[str, Any]) -> None:
+        replace_text(self.path, json.dumps(content, indent=1, ensure_ascii=False))
+
+
+def settings_of(recipe: Recipe, iteration: int) -> dict[str, Any]:
+    """What the recipe says about one iteration, keys of speed and those at their defaults left out.
+
+    Its name, its stop rule and what other iterations have is not of it.
+    """
+    return identity(recipe.at(iteration), without={"name", "stop", "iterations"})
+
+
+def _named(found: Ref | tuple[Ref, ...]) -> str | list[str]:
+    if isinstance(found, Ref):
+        return f"{found.kind}/{found.digest}"
+    return [f"{ref.kind}/{ref.digest}" for ref in found]

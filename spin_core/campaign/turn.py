@@ -1,0 +1,72 @@
+"""One iteration of a recipe as stages: which settings and parents each gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from spin_core.encoding.stage import Encode
+from spin_core.evaluation.stage import Evaluate
+from spin_core.generation.stage import Shard, shards
+from spin_core.pairs.stage import Gather
+from spin_core.players.stage import Import
+from spin_core.recipe import Recipe
+from spin_core.scoring.stage import Score
+from spin_core.sources.stage import Prompts
+from spin_core.store import Ref
+from spin_core.training.stage import Train
+
+
+@dataclass(frozen=True)
+class TurnStages:
+    """The stages of iteration t; each method takes what the stage is made from. Nothing runs here."""
+
+    recipe: Recipe  # of this iteration, see `Recipe.at`
+    iteration: int
+    home: Path
+
+    @classmethod
+    def of(cls, recipe: Recipe, iteration: int, home: Path) -> TurnStages:
+        """The stages of one iteration of a whole recipe."""
+        return cls(recipe.at(iteration), iteration, home)
+
+    @property
+    def label(self) -> str:
+        """The turn for people."""
+        return f"iter-{self.iteration}"
+
+    def start(self) -> Import:
+        """θ_0, which every iteration's tokenizer comes from."""
+        return Import(self.recipe.model, self.home)
+
+    def prompts(self) -> Prompts:
+        """Conversations to train on and held-out ones."""
+        return Prompts(self.recipe.data, self.home)
+
+    def encoded(self, start: Ref, prompts: Ref) -> Encode:
+        """Their token ids."""
+        return Encode.of(self.recipe, start, prompts)
+
+    def shards(self, player: Ref, encoded: Ref, split: str, total: int | None = None) -> list[Shard]:
+        """A player's answers to the prompts of a split."""
+        return shards(self.recipe, player, encoded, split, self.label, total)
+
+    def pairs(self, prompts: Ref, encoded: Ref, train: tuple[Ref, ...], test: tuple[Ref, ...], before: Ref | None) -> Gather:
+        """Human and sampled answers; `before` are the pairs of the iteration before."""
+        return Gather(self.iteration, prompts, encoded, train, test, before if self.recipe.carry_over else None)
+
+    def reference(self, opponent: Ref, pairs: Ref) -> Score:
+        """The pairs under θ_t."""
+        return Score(self.recipe.training, opponent, pairs, self.label)
+
+    def player(self, opponent: Ref, pairs: Ref, reference: Ref) -> Train:
+        """θ_{t+1}."""
+        return Train(self.recipe.training, opponent, pairs, reference, self.label, f"{self.recipe.name}-{self.label}")
+
+    def scored(self, player: Ref, pairs: Ref) -> Score:
+        """The held-out pairs under θ_{t+1}."""
+        return Score(self.recipe.training, player, pairs, self.label, ("test",))
+
+    def verdict(self, pairs: Ref, reference: Ref, scored: Ref, old: tuple[Ref, ...], new: tuple[Ref, ...]) -> Evaluate:
+        """What the turn won."""
+        return Evaluate(self.recipe.evaluation, self.iteration, self.recipe.training.beta, pairs, reference, scored, old, new)

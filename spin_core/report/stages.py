@@ -1,0 +1,23 @@
+"""What `spinflow status` says of every stage of a recipe."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from spin_core.campaign.ledger import Ledger
+from spin_core.campaign.plan import survey
+from spin_core.recipe import Recipe
+from spin_core.store import Store
+
+
+def show_stages(store: Store, recipe: Recipe, console: Console) -> None:
+    """A row a stage: done, would run, or would run again and why. Nothing is run, and the hub is not asked for what is pinned."""
+    table = Table(title="stages of this recipe")
+    for column in ("iteration", "stage", "state"):
+        table.add_column(column)
+    for line in survey(store, Ledger(store, recipe.name).pinned(recipe)):
+        state = Text("done", "green") if line.done else Text(" ".join(filter(None, ("would run", line.why))), "yellow")
+        table.add_row(str(line.iteration), line.stage, state)
+    console.print(table)

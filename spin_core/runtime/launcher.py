@@ -1,0 +1,102 @@
+"""Where stages run: their children, devices, engines and resume folders on this machine."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from spin_core.runtime import devices, process
+from spin_core.runtime.progress import Progress, emit, tell
+from spin_core.store import Ref, Spec, Store
+
+
+class Stage(Protocol):
+    """One stage with its settings and parents: a small frozen dataclass."""
+
+    @property
+    def label(self) -> str:
+        """What people call it, as "iter-0 · fine-tune"."""
+        ...
+
+    def spec(self) -> Spec:
+        """What determines its artifact. Runs nothing and writes nothing."""
+        ...
+
+    def run(self, out: Path, on: Launcher) -> Mapping[str, Any] | None:
+        """Writes the artifact's files into `out`; may return facts, or leave them in facts.json."""
+        ...
+
+
+class Launcher:
+    """Runs stages on this machine, each as children of this process."""
+
+    def __init__(self, store: Store, campaign: str = "", engines: Any = None) -> None:
+        self.store, self.campaign = store, campaign
+        self.engines = engines  # the pool that shards are leased from
+        self._known: set[str] = set()  # models that this run made or verified
+        self._told: set[str] = set()
+        self._lock = threading.Lock()
+
+    def build(self, stage: Stage) -> Ref:
+        """The stage's artifact, made here where it does not exist yet. Another run's build of it is waited for.
+
+        Raises what the stage raises, and Corrupt where a model that it needs is damaged on disk.
+        """
+        spec = stage.spec()
+
+        def write(out: Path) -> Mapping[str, Any] | None:
+            self._verify_models(spec.parents)
+            return stage.run(out, self)
+
+        def waiting(holder: str) -> None:
+            note = f"{holder} is building it" if holder else ""
+            emit(Progress(f"{stage.label}: waiting", int(not holder), 1, "", note))
+
+        ref = self.store.build(spec, write, waiting, self.campaign)
+        with self._lock:
+            self._known.add(ref.digest)
+        self._tell(stage.label, ref)
+        return ref
+
+    def _verify_models(self, refs: Sequence[Ref]) -> None:
+        with self._lock:
+            new = [ref for ref in refs if ref.kind == "model" and ref.digest not in self._known]
+            self.store.verify(*new)
+            self._known.update(ref.digest for ref in new)
+
+    def _tell(self, label: str, ref: Ref) -> None:
+        """What a person should read of an artifact, once a run."""
+        message = ref.facts.get("message")
+        with self._lock:
+            if not message or ref.digest in self._told:
+                return
+            self._told.add(ref.digest)
+        tell(label, message)
+
+    def job(
+        self,
+        module: str,
+        job: Mapping[str, Any],
+        log: str,
+        name: str,
+        *,
+        group: Sequence[devices.Device] = (),
+        command: Sequence[str] = (),
+    ) -> None:
+        """Runs `python [command] -m module` on `job` to its end, with a group of devices held meanwhile; raises as `run_job` does."""
+        with devices.hold(group) as held:
+            process.run_job(
+                module, job, self.store.log_path(log), launcher=command, name=name, env=devices.environment(group), fds=held.fds
+            )
+
+    def work_dir(self, stage: Stage) -> Path:
+        """A folder that survives a crash, for what the stage can resume from."""
+        return self.store.work_dir(stage.spec())
+
+    @property
+    def cores(self) -> int:
+        """Of this process."""
+        return len(os.sched_getaffinity(0))

@@ -1,0 +1,104 @@
+"""What names an artifact: every key that changes results, and no key that does not."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+from pydantic import create_model
+
+from spin_core.campaign.turn import TurnStages
+from spin_core.recipe import Recipe, TrainingSettings, load_recipe
+from spin_core.recipe.identity import Speed, identity
+from spin_core.store import Ref
+
+ROOT = Path(__file__).parents[3]
+KNOWN = Path(__file__).with_name("digests.json")
+
+
+def digests(recipe: Recipe, home: Path) -> dict[str, str]:
+    """The digest of every stage of a recipe, as for two train shards and one of test rows."""
+    found: dict[str, str] = {}
+    before: tuple[Ref, Ref] | None = None
+
+    def see(name: str, stage: Any) -> Ref:
+        spec = stage.spec()
+        found[name] = spec.digest
+        return Ref(spec.kind, spec.digest, home)
+
+    for t in range(len(recipe.iterations)):
+        turn = TurnStages.of(recipe, t, home)
+        start, prompts = see("start", turn.start()), see("prompts", turn.prompts())
+        encoded = see("encoded", turn.encoded(start, prompts))
+        opponent = before[0] if before else start
+        size = recipe.generation.shard_rows
+        train = tuple(see(f"{t} train {s.index}", s) for s in turn.shards(opponent, encoded, "train", 2 * size))
+        test = tuple(see(f"{t} test {s.index}", s) for s in turn.shards(opponent, encoded, "test", size))
+        pairs = see(f"{t} pairs", turn.pairs(prompts, encoded, train, test, before[1] if before else None))
+        reference = see(f"{t} reference", turn.reference(opponent, pairs))
+        player = see(f"{t} model", turn.player(opponent, pairs, reference))
+        scored = see(f"{t} scored", turn.scored(player, pairs))
+        see(f"{t} evaluation", turn.verdict(pairs, reference, scored, test, test))
+        before = player, pairs
+    return found
+
+
+def shipped(name: str) -> Recipe:
+    recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml")
+    commit = "0" * 40  # neither the hub nor a file of the user's is there
+    model = recipe.model if recipe.model.name.startswith("pypi:") else recipe.model.model_copy(update={"revision": commit})
+    data = recipe.data if recipe.data.name == "demo" or ":" in recipe.data.name else recipe.data.model_copy(update={"name": "demo"})
+    return recipe.model_copy(update={"model": model, "data": data})
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml")))
+def test_identity_never_changes_by_accident(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A digest that changes makes everybody's campaigns start again. Where it is meant, write the new list and say why."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert digests(shipped(name), tmp_path) == json.loads(KNOWN.read_text())[name], f"see {KNOWN.name}, and tests/write_digests.py"
+
+
+def test_a_key_that_a_release_adds_changes_no_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as its default is what was done before."""
+    before = digests(shipped("demo"), tmp_path)
+    newer = create_model("TrainingSettings", __base__=TrainingSettings, momentum=(float, 0.0), threads=(Annotated[int, Speed], 1))
+    content = shipped("demo").model_dump(mode="json")
+    recipe = shipped("demo").model_copy(update={"training": newer.model_validate(content["training"])})
+    assert digests(recipe, tmp_path) == before
+    used = recipe.model_copy(update={"training": newer.model_validate(content["training"] | {"threads": 8})})
+    assert digests(used, tmp_path) == before
+    other = recipe.model_copy(update={"training": newer.model_validate(content["training"] | {"momentum": 0.9})})
+    changed = {name for name, digest in digests(other, tmp_path).items() if digest != before[name]}
+    assert "0 model" in changed
+    assert not changed & {"start", "prompts", "encoded", "0 train 0", "0 pairs", "0 reference"}
+
+
+@pytest.mark.parametrize(
+    ("change", "first"),
+    [
+        ("training.tokens_per_micro_batch=7", None),
+        ("training.sharding=fsdp2", None),
+        ("generation.tensor_parallel=2", None),
+        ("training.optimizer=rmsprop", None),  # the default, said aloud
+        ("training.beta=0.2", "0 model"),
+        ("training.lora={}", "0 model"),
+        ("generation.temperature=0.7", "0 train 0"),
+        ("data.test_size=50", "prompts"),
+        ("iterations.1.generation={temperature: 0.9}", "1 train 0"),
+        ("iterations.1.data={subset: 150}", "prompts"),
+        ("evaluation.sample_prompts=4", "0 evaluation"),
+    ],
+)
+def test_a_change_names_what_it_changes_and_nothing_before(change: str, first: str | None, tmp_path: Path) -> None:
+    before = digests(shipped("demo"), tmp_path)
+    recipe = load_recipe(ROOT / "recipes" / "demo.yaml", [change])
+    after = digests(recipe, tmp_path)
+    changed = [name for name in before if before[name] != after[name]]
+    assert (changed[0] if changed else None) == first
+
+
+def test_what_counts_is_said_once() -> None:
+    """A group that is set counts even where all in it is at its defaults; one of defaults does not."""
+    assert identity(TrainingSettings()) == {}
+    assert identity(TrainingSettings.model_validate({"lora": {}, "save_steps": 5})) == {"lora": {}}
+    assert identity(TrainingSettings.model_validate({"lora": {"r": 8}})) == {"lora": {"r": 8}}
