@@ -15,41 +15,17 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from uuid import uuid4
 
 from spin_core.runtime import devices, process
 from spin_core.runtime.errors import BadInput, SpinflowError
+from spin_core.training.launch import Machines, launcher
 
 _INVITATION = "join.json"
 _POLL_S = 0.5
-
-
-@dataclass(frozen=True)
-class Machines:
-    """This machine's place among those that train together; rank 0 is the one that the others connect to."""
-
-    count: int = 1
-    rank: int = 0
-    address: str = ""
-    port: int = 0  # 0: one that is free
-
-    @classmethod
-    def of(cls, env: Mapping[str, str]) -> Self:
-        """From NNODES, NODE_RANK, MASTER_ADDR and, where a firewall asks for a fixed one, MASTER_PORT. Raises BadInput."""
-        if env.get("NNODES", "1") == "1":
-            return cls()
-        try:
-            found = cls(int(env["NNODES"]), int(env["NODE_RANK"]), env["MASTER_ADDR"], int(env.get("MASTER_PORT", "0")))
-        except KeyError as error:
-            raise BadInput(f"NNODES={env['NNODES']} but {error.args[0]} is not set", remedy="set NODE_RANK and MASTER_ADDR too") from None
-        except ValueError:
-            raise BadInput("NNODES, NODE_RANK and MASTER_PORT must be whole numbers", remedy="set them as torchrun takes them") from None
-        if not 0 <= found.rank < found.count:
-            raise BadInput(f"NODE_RANK={found.rank} is not in 0 … {found.count - 1}", remedy="number the machines from 0")
-        return found
 
 
 @contextmanager
@@ -96,8 +72,6 @@ def follow(home: Path) -> None:
 
 
 def _join(invitation: dict[str, Any], file: Path, here: Machines, log: Path) -> None:
-    from spin_core.training.stage import launcher
-
     group = devices.visible()
     if len(group) != invitation["gpus"]:
         raise BadInput(

@@ -16,12 +16,11 @@ from spin_core.runtime import devices
 from spin_core.runtime.errors import BadInput
 from spin_core.runtime.launcher import Launcher
 from spin_core.store import Ref, Spec
-from spin_core.training.machines import Machines, invited
+from spin_core.training.launch import Machines, launcher
+from spin_core.training.machines import invited
 
 STAGE_VERSION = 4
 _JOB = "spin_core.training.job"
-_ALONE = Machines()
-CONFIGS = Path(__file__).parents[2] / "recipes" / "accelerate"
 
 
 @dataclass(frozen=True)
@@ -78,23 +77,3 @@ def _checkpoints(sharding: str, gpus: int) -> str:
     if not gpus:
         return "ddp"
     return f"{sharding}-{gpus}" if sharding.startswith("zero") else sharding
-
-
-def launcher(gpus: int, sharding: str, machines: Machines = _ALONE) -> list[str]:
-    """The arguments between `python` and the job's module: `accelerate launch` with a process a GPU, nothing for a lone process.
-
-    It reads recipes/accelerate/<sharding>.yaml, so a default config of the user's changes nothing. Several machines meet at
-    `machines.address` and `port`. Raises BadInput for several machines without a GPU.
-    """
-    if machines.count > 1 and not gpus:
-        raise BadInput("several machines train on GPUs only, and none is visible here", remedy="unset NNODES")
-    processes = gpus * machines.count
-    if not processes or (processes == 1 and sharding == "ddp"):
-        return []
-    threads = max(1, len(os.sched_getaffinity(0)) // gpus)  # accelerate would set one
-    command = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{sharding}.yaml")]
-    command += ["--num_processes", str(processes), "--num_cpu_threads_per_process", str(threads)]
-    command += ["--num_machines", str(machines.count), "--main_process_port", str(machines.port)]  # 0 is a free one
-    if machines.count > 1:
-        command += ["--machine_rank", str(machines.rank), "--main_process_ip", machines.address, "--same_network"]
-    return command

@@ -25,8 +25,7 @@ from spin_core.runtime import devices, process, progress
 from spin_core.runtime.devices import Device
 from spin_core.runtime.errors import BadInput, Cancelled
 from spin_core.store import Store
-from spin_core.training.machines import Machines
-from spin_core.training.stage import CONFIGS, launcher
+from spin_core.training.launch import CONFIGS, Machines, launcher
 from tests.spin_core.training.test_training import killed_at, make_pairs, on_step
 from tests.stages import finetune, import_model, score
 
