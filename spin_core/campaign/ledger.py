@@ -69,8 +69,11 @@ class Ledger:
         same = len(content["turns"]) > iteration and content["turns"][iteration]["made"] == entry["made"]
         self._write(content | {"turns": [*before, entry, *(later if same else [])]})
 
-    def pinned(self, recipe: Recipe) -> Recipe:
-        """The recipe with hub revisions replaced by commits: those of the campaign's start, resolved and written down the first time."""
+    def pinned(self, recipe: Recipe, *, begin: bool = True) -> Recipe:
+        """The recipe with hub revisions replaced by commits: those of the campaign's start.
+
+        What is not pinned yet is resolved, and written down where the campaign is to `begin`. Raises BadInput.
+        """
         content = self._read()
         pins: dict[str, str] = content["pins"]
         changes: dict[str, Any] = {}
@@ -82,7 +85,8 @@ class Ledger:
             key = f"{kind} {settings.name}@{settings.revision or ''}"
             if key not in pins:
                 pins[key] = resolve(kind, settings.name, settings.revision)
-                self._write(content)
+                if begin:
+                    self._write(content)
             changes[kind] = settings.model_copy(update={"revision": pins[key]})
         return recipe.model_copy(update=changes)
 

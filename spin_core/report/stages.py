@@ -13,11 +13,11 @@ from spin_core.store import Store
 
 
 def show_stages(store: Store, recipe: Recipe, console: Console) -> None:
-    """A row a stage: done, would run, or would run again and why. Nothing is run, and the hub is not asked for what is pinned."""
+    """A row a stage: done, would run, or would run again and why. Nothing is run or written."""
     table = Table(title="stages of this recipe")
     for column in ("iteration", "stage", "state"):
         table.add_column(column)
-    for line in survey(store, Ledger(store, recipe.name).pinned(recipe)):
+    for line in survey(store, Ledger(store, recipe.name).pinned(recipe, begin=False)):
         state = Text("done", "green") if line.done else Text(" ".join(filter(None, ("would run", line.why))), "yellow")
         table.add_row(str(line.iteration), line.stage, state)
     console.print(table)
