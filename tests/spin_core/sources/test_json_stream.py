@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spin_core.sources.json_stream import Broken, CutOff, json_array, json_lines
-from spin_core.sources.shapes import BadRow
+from spin_core.sources.json_stream import json_array, json_lines
+from spin_core.sources.talk import BadRow
+from spin_core.sources.text import Broken, CutOff
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from spin_core.sources.shapes import BadRow, choose_turns, to_messages
+from spin_core.sources.shapes import to_talk
+from spin_core.sources.talk import BadRow, Talk, choose_turns
 
 TALK = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 
@@ -28,15 +29,15 @@ TALK = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
     ],
 )
 def test_shapes_are_recognised(row: dict[str, Any]) -> None:
-    assert to_messages(row) == TALK
+    assert to_talk(row).messages == TALK
 
 
 def test_the_shape_can_be_said() -> None:
     """Where columns of two shapes are there, the recipe decides."""
     row = {"messages": TALK, "instruction": "i", "input": "j", "output": "o"}
-    assert to_messages(row, "alpaca") == [{"role": "user", "content": "i\n\nj"}, {"role": "assistant", "content": "o"}]
+    assert to_talk(row, "alpaca").messages == [{"role": "user", "content": "i\n\nj"}, {"role": "assistant", "content": "o"}]
     with pytest.raises(BadRow, match="no column real"):
-        to_messages(row, "spin-pairs")
+        to_talk(row, "spin-pairs")
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def test_the_shape_can_be_said() -> None:
 )
 def test_rows_that_cannot_be_used(row: Any, reason: str) -> None:
     with pytest.raises(BadRow, match=reason):
-        to_messages(row)
+        to_talk(row)
 
 
 def talk(*answers: str) -> list[dict[str, str]]:
