@@ -79,18 +79,17 @@ class Reader:
     def _file_rows(self, file: Path) -> Iterator[Any]:
         ending = suffix(file)
         with ExitStack() as stack:
-            self._raw = stack.enter_context(file.open("rb"))
-            if ending in (".parquet", ".arrow"):
-                demand_data(self._raw.peek(64), ending)
-                yield from (_parquet_rows if ending == ".parquet" else _arrow_rows)(self._raw, self._wanted)
-                return
 
             def opened() -> IO[bytes]:
-                assert self._raw is not None
-                self._raw.seek(0)
+                self._raw = stack.enter_context(file.open("rb"))
                 plain: Any = stack.enter_context(gzip.open(self._raw)) if ending.endswith(".gz") else self._raw
-                return as_utf8(plain)
+                return plain if ending in (".parquet", ".arrow") else as_utf8(plain)
 
+            if ending in (".parquet", ".arrow"):
+                handle = opened()
+                demand_data(handle.peek(64), ending)  # type: ignore[attr-defined]
+                yield from (_parquet_rows if ending == ".parquet" else _arrow_rows)(handle, self._wanted)
+                return
             rows = _csv_rows(opened()) if ending == ".csv" else self._json_rows(opened, ending)
             yield from _whole_gzip(rows)
 

@@ -23,7 +23,7 @@ from spin_core.sources.columns import (
     not_understood,
     shown,
 )
-from spin_core.sources.talk import BadRow, Talk, is_turn, read_turns, role_of
+from spin_core.sources.talk import BadRow, Talk, is_turn, read_turns, role_of, split_rounds
 
 _SHAPES = "messages; conversations (ShareGPT); instruction + output (Alpaca); prompt + response; real + generated (SPIN pairs)"
 _Row = dict[str, Any]  # the columns that say something; a reader takes out those that it places
@@ -146,7 +146,7 @@ def _turns(value: Any) -> list[Any]:
             raise BadRow("its turns are text that is not JSON") from None
     if not isinstance(value, list) or not all(isinstance(turn, Mapping) for turn in value):
         raise BadRow("its turns are not a list of objects")
-    return value
+    return split_rounds(value)
 
 
 def _is_text(value: Any) -> bool:
@@ -200,10 +200,10 @@ def _json(text: str) -> Any:
 
 def _with_system(row: _Row, turns: list[Any]) -> list[Any]:
     """The turns behind the system prompt of a column; where the turns begin with one, it must be the same."""
-    found = [name for name in SYSTEMS if isinstance(row.get(name), str)]
-    texts = {row.pop(name).strip(): name for name in found}
-    if not texts:
+    found = [name for name in SYSTEMS if name in row and isinstance(row[name], str)]
+    if not found:
         return turns
+    texts = {row.pop(name).strip(): name for name in found}
     if len(texts) > 1:
         raise BadRow(f"two system prompts: columns {' and '.join(texts.values())} differ")
     ((text, name),) = texts.items()

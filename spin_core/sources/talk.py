@@ -53,7 +53,13 @@ def read_turns(turns: list[Any], ignored: frozenset[str]) -> tuple[Talk, list[tu
     answers: list[int] = []
     unknown: list[tuple[str, str]] = []
     problem = ""
-    for number, turn in enumerate(_split_rounds(turns), 1):
+    for number, turn in enumerate(turns, 1):
+        plain = _usual(turn)
+        if plain is not None:
+            if plain["role"] == "assistant":
+                answers.append(len(messages))
+            messages.append(plain)
+            continue
         key = "content" if _says(turn.get("content")) or "value" not in turn else "value"
         role, text = role_of(turn), _text(turn.get(key))
         may_learn = True
@@ -83,6 +89,17 @@ def read_turns(turns: list[Any], ignored: frozenset[str]) -> tuple[Talk, list[tu
     if problem and not unknown:
         raise BadRow(problem)
     return Talk(messages, answers), unknown
+
+
+def _usual(turn: Mapping[str, Any]) -> Message | None:
+    """A turn of the usual spellings with nothing beside role and text: most turns, so this is quick."""
+    if len(turn) != 2:
+        return None
+    name, text = (turn["role"], turn.get("content")) if "role" in turn else (turn.get("from"), turn.get("value"))
+    role = _ROLES.get(name) if isinstance(name, str) else None
+    if role is None or not isinstance(text, str) or not (text.isascii() or not_utf8(text) is None):
+        return None
+    return {"role": role, "content": text}
 
 
 def _says(value: Any) -> bool:
@@ -139,9 +156,9 @@ def foreign_byte(byte: int) -> str:
     return f"(byte 0x{byte:02x}{guess}: convert the file to UTF-8)"
 
 
-def _split_rounds(turns: list[Any]) -> list[Any]:
+def split_rounds(turns: list[Any]) -> list[Any]:
     """Rounds (`{"human": …, "assistant": …}`) as two turns each; turns as they are."""
-    if not turns or any("role" in turn or "from" in turn for turn in turns):
+    if not turns or "role" in turns[0] or "from" in turns[0]:
         return turns
     found: list[Any] = []
     for turn in turns:
