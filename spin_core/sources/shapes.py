@@ -43,7 +43,7 @@ def to_talk(raw: Any, shape: str = "auto", ignored: Iterable[str] = ()) -> Talk:
     row = {name: value for name, value in raw.items() if name not in ignored and not absent(value)}
     name = _recognise(row) if shape == "auto" else shape
     if name is None:
-        raise BadRow(_why_no_shape(raw, row))
+        raise BadRow(_why_no_shape([column for column in raw if column not in ignored], row))
     turns = _with_system(row, _READERS[name](row))
     if shape != "auto":  # the recipe says which columns are the conversation
         row = {column: value for column, value in row.items() if column not in CONVERSATION or column in _OWN[shape]}
@@ -70,13 +70,13 @@ def _recognise(row: _Row) -> str | None:
     return "spin-pairs" if "chosen" in row else None
 
 
-def _why_no_shape(raw: Mapping[Any, Any], row: _Row) -> str:
-    empty = [name for name in (*CONVERSATIONS, "real", "instruction", *QUESTIONS) if name in raw and name not in row]
+def _why_no_shape(columns: list[Any], row: _Row) -> str:
+    empty = [name for name in (*CONVERSATIONS, "real", "instruction", *QUESTIONS) if name in columns and name not in row]
     if empty and empty[0] in ("instruction", *QUESTIONS):
         return f"the prompt is empty: {', '.join(empty)}"
     if empty:
         return f"no answer: {empty[0]} is empty"
-    return f"its shape is not known: keys {shown(', '.join(sorted(map(str, raw))))}; known: {_SHAPES}"
+    return f"its shape is not known: keys {shown(', '.join(sorted(map(str, columns))))}; known: {_SHAPES}"
 
 
 def _conversation(*names: str) -> Callable[[_Row], list[Any]]:

@@ -2,12 +2,15 @@
 """What becomes of every column: published sets as they are, marks, and no text that goes in silence."""
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from spin_core.sources import columns
 from spin_core.sources.columns import harmless
 from spin_core.sources.shapes import to_talk
 from spin_core.sources.talk import BadRow, choose_turns
@@ -266,6 +269,18 @@ def test_an_ignored_column_is_as_if_it_were_absent(row: dict[str, Any], name: st
         try:
             return to_talk(raw, ignored=ignored)
         except BadRow as error:
-            return str(error).partition("keys")[0]
+            return str(error)
 
     assert read(row | {name: "text"}, [name]) == read(row, [])
+
+
+def test_the_page_lists_what_may_stay_out() -> None:
+    """docs/data.md promises a documented list: it and the code say the same."""
+    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
+    listed = page.partition("- By name, ")[2].partition("- By form:")[0]
+    names = {
+        name for word in re.findall(r"`([^`]+)`", listed) for name in ({word[:-3], word[:-3] + "s"} if word.endswith("(s)") else {word})
+    }
+    assert names == columns._HARMLESS - {""}
+    for group in (columns.SYSTEMS, columns.CONTEXTS, columns.ANSWERS, columns.QUESTIONS, columns.MARKS, columns.OTHER_SIDE):
+        assert [name for name in group if f"`{name}`" not in page and f"`{name}: " not in page] == []
