@@ -14,6 +14,7 @@ import pyarrow as pa
 from spin_core.contracts.rows import PAIRS, TEST_FILE, TRAIN_FILE, Message
 from spin_core.recipe import DataSettings
 from spin_core.runtime.errors import BadInput
+from spin_core.sources.columns import absent
 from spin_core.sources.locate import Source, locate
 from spin_core.sources.readers import Reader
 from spin_core.sources.shapes import to_talk
@@ -45,7 +46,8 @@ def generated_side(raw: Any) -> list[Message]:
 
 def _side(raw: Any, name: str, older: str) -> list[Message]:
     if isinstance(raw, Mapping) and (name in raw or older in raw):
-        messages = to_talk({"messages": raw.get(name, raw.get(older))}).messages
+        turns = raw.get(name, raw.get(older))
+        messages = [] if absent(turns) else to_talk({"messages": turns}).messages
         if len(messages) < 2 or messages[-1]["role"] != "assistant":
             raise BadRow(f"{name} does not end in an answer")
         return messages
