@@ -35,12 +35,20 @@ def reformat(
     test_size: Annotated[int, typer.Option(min=1, help="Held-out rows where there is no test split.")] = 500,
     turns: Annotated[Literal["first", "last", "each"], typer.Option(help="Which answers are taken.")] = "first",
     on_bad_row: Annotated[Literal["error", "skip"], typer.Option(help="Stop at a row that cannot be used, or list it.")] = "skip",
+    ignore_columns: Annotated[str, typer.Option(help="Columns and fields to leave out, with commas between them.")] = "",
     home: Home = _DEFAULT_HOME,
 ) -> None:
     """spin/reformat.py: an SFT data set to train_prefs-….parquet and test_prefs-….parquet."""
     from spin_core.official.reformat import reformat as run
 
-    settings = DataSettings(name=data, split=split, turns=turns, test_size=test_size, on_bad_row=on_bad_row)
+    settings = DataSettings(
+        name=data,
+        split=split,
+        turns=turns,
+        test_size=test_size,
+        on_bad_row=on_bad_row,
+        ignore_columns=[name.strip() for name in ignore_columns.split(",") if name.strip()],
+    )
     with _session():
         run(Store(home), settings, test_split, output_dir)
 

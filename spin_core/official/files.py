@@ -14,9 +14,11 @@ import pyarrow as pa
 from spin_core.contracts.rows import PAIRS, TEST_FILE, TRAIN_FILE, Message
 from spin_core.recipe import DataSettings
 from spin_core.runtime.errors import BadInput
+from spin_core.sources.columns import absent
 from spin_core.sources.locate import Source, locate
 from spin_core.sources.readers import Reader
-from spin_core.sources.shapes import BadRow, choose_turns, to_messages
+from spin_core.sources.shapes import to_talk
+from spin_core.sources.talk import BadRow, choose_turns
 from spin_core.store import Store
 
 FILES = {"train": TRAIN_FILE, "test": TEST_FILE}
@@ -44,13 +46,14 @@ def generated_side(raw: Any) -> list[Message]:
 
 def _side(raw: Any, name: str, older: str) -> list[Message]:
     if isinstance(raw, Mapping) and (name in raw or older in raw):
-        messages = to_messages({"messages": raw.get(name, raw.get(older))})
+        turns = raw.get(name, raw.get(older))
+        messages = [] if absent(turns) else to_talk({"messages": turns}).messages
         if len(messages) < 2 or messages[-1]["role"] != "assistant":
             raise BadRow(f"{name} does not end in an answer")
         return messages
     if name != "real":
         raise BadRow(f"no column {name} or {older}")
-    chosen = next(choose_turns(to_messages(raw), "last"))
+    chosen = next(choose_turns(to_talk(raw), "last"))
     if isinstance(chosen, BadRow):
         raise chosen
     return chosen

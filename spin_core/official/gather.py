@@ -15,8 +15,9 @@ from spin_core.contracts.tables import TableWriter
 from spin_core.official.files import COLUMNS, FILES, TOKENS, generated_side, loser_file, real_side, replaced
 from spin_core.runtime.errors import BadInput
 from spin_core.runtime.progress import tell
-from spin_core.sources.json_stream import CutOff, json_lines
-from spin_core.sources.shapes import BadRow
+from spin_core.sources.json_stream import json_lines
+from spin_core.sources.talk import BadRow
+from spin_core.sources.text import CutOff
 
 _BLOCK = 2048  # rows that wait as Python objects
 

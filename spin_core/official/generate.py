@@ -22,7 +22,7 @@ from spin_core.recipe import Recipe
 from spin_core.runtime.errors import BadInput, ChildCrash, SpinflowError
 from spin_core.runtime.launcher import Launcher
 from spin_core.runtime.progress import tell
-from spin_core.sources.shapes import BadRow
+from spin_core.sources.talk import BadRow
 from spin_core.store import Ref, Spec, Store
 
 STAGE_VERSION = 2

@@ -20,9 +20,9 @@ from spin_core.runtime import process
 from spin_core.runtime.errors import BadInput
 from spin_core.sources.locate import Source
 from spin_core.sources.readers import Reader
-from spin_core.sources.shapes import KNOWN_COLUMNS, BadRow
+from spin_core.sources.talk import BadRow
 
-_COLUMNS = KNOWN_COLUMNS | set(TOKENS)
+_COLUMNS = frozenset(("generated", "rejected", *TOKENS))
 _BLOCK = 256  # rows that are rendered at once
 
 

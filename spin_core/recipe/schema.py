@@ -59,7 +59,9 @@ class DataSettings(Group):
     on_truncated: Literal["error", "keep"] = "error"
     """A JSON, JSON-lines, CSV or gzip file that is cut off: stop, or keep the rows that are whole."""
     on_bad_row: Literal["error", "skip"] = "error"
-    """A row that cannot be used (no answer, broken role order, duplicate, too long, …): stop, or list it in rejected.parquet."""
+    """A row that cannot be used (no answer, an unknown column, a duplicate, too long, …): stop, or list it in rejected.parquet."""
+    ignore_columns: list[str] = []
+    """Columns of a row and fields of a turn that count as absent; one that is not understood makes its row a bad one."""
     turns: Literal["first", "last", "each"] = "last"
     """Which assistant turn is the scored answer; everything before it is the context. `each` makes a row of every one."""
     subset: int | None = Field(None, ge=2)

@@ -13,16 +13,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from spin_core.contracts.rows import PROMPTS, REJECTED
+from spin_core.contracts.checks import BadCheck, validate
+from spin_core.contracts.rows import PROMPTS, REJECTED, Message
 from spin_core.contracts.tables import TableWriter, with_last_content
 from spin_core.recipe import DataSettings
 from spin_core.runtime import process
 from spin_core.runtime.errors import BadInput
 from spin_core.runtime.progress import Progress, print_event
+from spin_core.sources.columns import absent
 from spin_core.sources.locate import Source
 from spin_core.sources.order import Sorter, Split, draw, without_duplicates
 from spin_core.sources.readers import Reader
-from spin_core.sources.shapes import BadRow, choose_turns, root, to_messages
+from spin_core.sources.shapes import to_talk
+from spin_core.sources.talk import BadRow, choose_turns, root
 
 _DUPLICATE = "duplicate"
 _EVENT_EVERY_S = 0.5
@@ -38,13 +41,24 @@ class _Rejected:
         self._reasons: list[str] = []
         self._known: dict[str, str] = {}  # one string a reason: a million rows may have the same
         self.kinds: Counter[str] = Counter()
+        self.first: dict[str, str] = {}  # of each kind, the first row and its whole reason
 
     def add(self, number: int, reason: str) -> None:
         if self._settings.on_bad_row == "error":
             raise BadInput(f"{self._settings.name} row {number}: {reason}", remedy="mend it, or set data.on_bad_row=skip")
         self._numbers.append(number)
         self._reasons.append(self._known.setdefault(reason, reason))
-        self.kinds[re.sub(r"\d+", "N", re.sub(r" *[:(].*", "", reason))] += 1
+        kind = re.sub(r"\b\d+\b", "N", re.sub(r" *[:(].*", "", reason))
+        if not self.kinds[kind]:
+            self.first[kind] = f"row {number}: {reason}"
+        self.kinds[kind] += 1
+
+    def worst(self) -> str:
+        """The most frequent kind of reason with its first row; empty if no row was left out."""
+        if not self.kinds:
+            return ""
+        kind, count = self.kinds.most_common(1)[0]
+        return f"{self.kinds.total():,} were left out, {count:,} of them like {self.first[kind]}"
 
     def write(self, path: Path) -> int:
         table = pa.table({"row_number": self._numbers, "reason": self._reasons}, schema=REJECTED).sort_by("row_number")
@@ -61,7 +75,7 @@ def _work(job: dict[str, Any]) -> None:
         sorter = Sorter(Path(folder))
         _collect(reader, settings, sorter, rejected)
         usable = _write_sides(sorter, split, rejected, settings, out)
-    _demand_both_sides(split, usable, settings)
+    _demand_both_sides(split, usable, settings, rejected)
     left_out = rejected.write(out / "rejected.parquet")
     facts = {
         "rows": reader.count,
@@ -84,25 +98,41 @@ def _message(facts: dict[str, Any], reader: Reader) -> str:
 
 def _collect(reader: Reader, settings: DataSettings, sorter: Sorter, rejected: _Rejected) -> None:
     """Reads every row into the sorter or the rejected ones."""
-    show = _shower(reader)
+    show, ignored = _shower(reader), frozenset(settings.ignore_columns)
     for number, raw in enumerate(reader, 1):
-        for messages in _talks(raw, settings):
+        for messages, check in _talks(raw, settings, ignored):
             if isinstance(messages, BadRow):
                 rejected.add(number, str(messages))
                 continue
             # the turns of one conversation contain each other, so `each` keeps them on one side
             context = root(messages) if settings.turns == "each" else messages[:-1]
-            check = raw.get("check")
-            text = check if isinstance(check, str) else json.dumps(check) if check else None
-            sorter.add(number, messages, draw(context, settings.seed), text)
+            sorter.add(number, messages, draw(context, settings.seed), check)
         show()
 
 
-def _talks(raw: Any, settings: DataSettings) -> Iterator[Any]:
+def _talks(raw: Any, settings: DataSettings, ignored: frozenset[str]) -> Iterator[tuple[list[Message] | BadRow, str | None]]:
+    """The scored conversations of a row; a row's check is one of its last answer, so earlier ones have none."""
     try:
-        yield from choose_turns(to_messages(raw, settings.format), settings.turns)
+        talk = to_talk(raw, settings.format, ignored)
+        check = None if "check" in ignored else _check(raw)
+        for messages in choose_turns(talk, settings.turns):
+            last = not isinstance(messages, BadRow) and messages[-1] is talk.messages[talk.answers[-1]]
+            yield messages, check if last else None
     except BadRow as error:
-        yield error
+        yield error, None
+
+
+def _check(raw: Any) -> str | None:
+    """The row's check as JSON; it is an object, or the text of one."""
+    check = raw.get("check")
+    if absent(check):
+        return None
+    try:
+        return json.dumps(validate(json.loads(check) if isinstance(check, str) else check))
+    except BadCheck as error:
+        raise BadRow(f"its {error}") from None
+    except ValueError:
+        raise BadRow("its check is text that is not JSON") from None
 
 
 def _shower(reader: Reader) -> Callable[[], None]:
@@ -145,15 +175,19 @@ def _prompts(table: pa.Table, source: str) -> pa.Table:
     return pa.table(columns, schema=PROMPTS)
 
 
-def _demand_both_sides(split: Split, usable: int, settings: DataSettings) -> None:
+def _demand_both_sides(split: Split, usable: int, settings: DataSettings, rejected: _Rejected) -> None:
     if split.train:
         return
-    usable = min(usable, settings.subset or usable)
+    name, usable = settings.name, min(usable, settings.subset or usable)
+    left_out = rejected.worst()
+    if usable <= settings.test_size and left_out:
+        what = f"{name} has {usable:,} usable rows for data.test_size={settings.test_size}; {left_out}"
+        raise BadInput(what, remedy="mend them, or let the recipe say how to read them")
+    if not usable:
+        raise BadInput(f"{name} holds no rows", remedy="check data.name and data.split")
     if usable <= settings.test_size:
-        raise BadInput(
-            f"{settings.name} has {usable:,} usable rows, data.test_size={settings.test_size} leaves none to train on", remedy="lower it"
-        )
-    raise BadInput(f"{settings.name}: all its rows share the held-out contexts, none is left to train on", remedy="add other prompts")
+        raise BadInput(f"{name} has {usable:,} usable rows, data.test_size={settings.test_size} leaves none to train on", remedy="lower it")
+    raise BadInput(f"{name}: all its rows share the held-out contexts, none is left to train on", remedy="add other prompts")
 
 
 if __name__ == "__main__":

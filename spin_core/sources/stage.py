@@ -11,7 +11,7 @@ from spin_core.runtime.launcher import Launcher
 from spin_core.sources.locate import locate
 from spin_core.store import Spec
 
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 _NOT_OURS = {"name", "revision", "config", "max_prompt_tokens"}  # the source's own identity has the first three; the last is encoding's
 
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spin_core.sources.json_stream import Broken, CutOff, json_array, json_lines
-from spin_core.sources.shapes import BadRow
+from spin_core.sources.json_stream import json_array, json_lines
+from spin_core.sources.talk import BadRow
+from spin_core.sources.text import Broken, CutOff
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
@@ -72,6 +73,10 @@ def test_lines() -> None:
     text = b'\xef\xbb\xbf{"a": 1}\r\n\n{"b": "\xe2\x80\xa8"}\n{"c"\n"\xff"\n' + b"[" * 100_000 + b"\n{}"
     found = list(json_lines(io.BytesIO(text)))
     assert found[:2] == [{"a": 1}, {"b": "\u2028"}]
-    assert [str(row).split(":")[0] for row in found[2:5]] == ["not valid JSON", "not UTF-8 at byte 1", "nested too deeply"]
+    assert [str(row).split(":")[0] for row in found[2:5]] == [
+        "not valid JSON",
+        "not UTF-8 at byte 1 (byte 0xff, 'ÿ' in Windows-1252",
+        "nested too deeply",
+    ]
     assert all(isinstance(row, BadRow) for row in found[2:5])
     assert found[5:] == [{}]

@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,9 @@ def test_every_format_gives_the_same_rows(tmp_path: Path) -> None:
     with pa.ipc.new_stream(str(tmp_path / "stream.arrow"), table.schema) as sink:
         sink.write_table(table, max_chunksize=7)
     with (tmp_path / "a.csv").open("w", newline="") as handle:
-        writer = csv.DictWriter(handle, ["prompt", "response", "note"])
+        writer = csv.DictWriter(handle, ["prompt", "response", "source"])
         writer.writeheader()
-        writer.writerows({**row, "note": "two\nlines"} for row in flat)
+        writer.writerows({**row, "source": "two\nlines"} for row in flat)
     (tmp_path / "folder" / "train").mkdir(parents=True)
     (tmp_path / "folder" / "test").mkdir()
     (tmp_path / "folder" / "test" / "0.jsonl").write_text(lines(pair(99)))
@@ -111,7 +112,7 @@ def test_a_run_may_start_from_published_pairs(tmp_path: Path) -> None:
     [
         ({"messages": [{"role": "user", "content": "q"}]}, "no answer"),
         ({"prompt": "q"}, "no answer"),
-        ({"prompt": "q", "response": "  "}, "answer is empty"),
+        ({"prompt": "q", "response": "  "}, "no answer"),
         ({"messages": [{"role": "user", "content": "q"}] * 2 + pair(0)["messages"]}, "role order"),
         ({"text": "q"}, "shape is not known: keys text"),
         ({"prompt": "q", "response": "\ud800"}, "not valid UTF-8"),
@@ -170,7 +171,7 @@ def test_a_truncated_file_is_said_so(tmp_path: Path, suffix: str, cut: int) -> N
         ("hello", ".jsonl.gz", "not gzip"),
         ("hello", ".parquet", "not a whole parquet file"),
         ("hello", ".arrow", "not a whole Arrow file"),
-        ("", ".jsonl", "has 0 usable rows"),
+        ("", ".jsonl", "holds no rows"),
     ],
 )
 def test_broken_files_are_one_line(tmp_path: Path, text: str, suffix: str, says: str) -> None:
@@ -259,3 +260,83 @@ def test_facts_count_duplicates(tmp_path: Path) -> None:
     facts = run(tmp_path, lines(pair(0), pair(0), pair(1)), on_bad_row="skip").facts
     assert (facts["rows"], facts["duplicates"], facts["train"] + facts["test"]) == (3, 1, 2)
     assert facts["message"] == "3 rows read: 1 to train on, 1 held out, 1 left out (1 duplicate)"
+
+
+def formats(folder: Path, rows: list[dict[str, Any]]) -> Iterator[Path]:
+    """The rows in each format that has types."""
+    (folder / "a.jsonl").write_text(lines(*rows))
+    (folder / "a.json").write_text(json.dumps(rows))
+    (folder / "a.json.gz").write_bytes(gzip.compress(json.dumps(rows).encode()))
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(table, folder / "a.parquet")
+    with pa.ipc.new_stream(str(folder / "a.arrow"), table.schema) as sink:
+        sink.write_table(table)
+    yield from (folder / f"a{ending}" for ending in (".jsonl", ".json", ".json.gz", ".parquet", ".arrow"))
+
+
+def all_rows(ref: Ref) -> list[dict[str, Any]]:
+    return [row for side in ("train", "test") for row in read_rows(ref.path / f"{side}.parquet")]
+
+
+def test_absence_in_every_format(tmp_path: Path) -> None:
+    """A NaN that pandas wrote is no text, neither in a question nor as an answer."""
+    nan = float("nan")
+    rows: list[dict[str, Any]] = [{"instruction": f"q{i}", "input": nan if i % 2 else None, "output": f"a{i}"} for i in range(4)]
+    rows.append({"instruction": "q4", "input": None, "output": None})
+    for file in formats(tmp_path, rows):
+        ref = run_file(tmp_path, file, on_bad_row="skip")
+        assert {row["real"][0]["content"] for row in all_rows(ref)} == {"q0", "q1", "q2", "q3"}, file
+        assert ref.facts["reasons"] == {"no answer": 1}
+    rows = [{"instruction": f"q{i}", "input": f"{i}", "output": nan} for i in range(3)]
+    for file in formats(tmp_path, rows):
+        with pytest.raises(BadInput, match="row 1: no answer"):
+            run_file(tmp_path, file)
+    ref = run(tmp_path, "instruction,input,output\nq,,a\nr,nan,b\ns,NaN,c\n", ".csv")
+    assert sorted(row["real"][0]["content"] for row in all_rows(ref)) == ["q", "r\n\nnan", "s\n\nNaN"], "in a text file it is text"
+
+
+def test_companions_and_refusals_in_every_format(tmp_path: Path) -> None:
+    """A format that reads fewer columns would lose a passage, or a tool call, without a word."""
+    rows: list[dict[str, Any]] = [{"instruction": f"q{i}", "context": f"c{i}", "response": f"a{i}", "category": "x"} for i in range(4)]
+    for file in formats(tmp_path, rows):
+        assert {row["real"][0]["content"] for row in all_rows(run_file(tmp_path, file))} == {f"q{i}\n\nc{i}" for i in range(4)}, file
+    rows = [row | {"context2": "d", "thoughts": None} for row in rows]
+    for file in formats(tmp_path, rows):
+        with pytest.raises(
+            BadInput, match=r"row 1: column 'context2' not understood \(data.ignore_columns=\[context2\] reads on without\); mend it"
+        ):
+            run_file(tmp_path, file)
+        with pytest.raises(BadInput, match=r"0 usable rows .* 4 were left out, 4 of them like row 1: column 'context2' not understood"):
+            run_file(tmp_path, file, on_bad_row="skip")
+        assert run_file(tmp_path, file, ignore_columns=["context2"]).facts["train"] == 3
+    calls: list[dict[str, Any]] = [pair(i) for i in range(3)]
+    calls[1]["messages"][1]["tool_calls"] = [{"id": "c"}]
+    calls[2]["messages"][1]["weight"] = 0
+    for file in formats(tmp_path, calls):
+        with pytest.raises(BadInput, match="row 2: field 'tool_calls' of turn 2 not understood"):
+            run_file(tmp_path, file)
+        with pytest.raises(BadInput, match="row 3: no answer may be learned"):
+            run_file(tmp_path, file, ignore_columns=["tool_calls"])
+        ref = run_file(tmp_path, file, ignore_columns=["tool_calls", "weight"])
+        assert len(all_rows(ref)) == 3
+
+
+def test_a_check_is_validated_where_it_is_read(tmp_path: Path) -> None:
+    """One that can never be scored would be found after the first iteration was trained."""
+    good = [pair(i) | {"check": {"kind": "exact", "value": f"a{i}"}} for i in range(3)]
+    for file in formats(tmp_path, good):
+        assert sorted(json.loads(row["check"])["value"] for row in all_rows(run_file(tmp_path, file))) == ["a0", "a1", "a2"]
+    bad = [*good, pair(9) | {"check": {"kind": "exakt", "value": "a9"}}]
+    for file in formats(tmp_path, bad):
+        with pytest.raises(BadInput, match=r"row 4: its check of kind 'exakt' is not known \(known: exact, number, regex\); mend it"):
+            run_file(tmp_path, file)
+        assert len(all_rows(run_file(tmp_path, file, on_bad_row="skip"))) == 3
+        assert all(row["check"] is None for row in all_rows(run_file(tmp_path, file, ignore_columns=["check"])))
+    with pytest.raises(BadInput, match="row 1: its check is text that is not JSON"):
+        run(tmp_path, lines(pair(0) | {"check": "yes"}))
+
+
+def test_a_check_is_one_of_the_last_answer(tmp_path: Path) -> None:
+    talk = {"messages": [*pair(0)["messages"], *pair(1)["messages"]], "check": {"kind": "exact", "value": "a1"}}
+    rows = all_rows(run(tmp_path, lines(talk, pair(3), pair(4)), turns="each"))
+    assert sorted((len(row["real"]), row["check"] is not None) for row in rows) == [(2, False), (2, False), (2, False), (4, True)]

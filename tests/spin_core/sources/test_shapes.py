@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from spin_core.sources.shapes import BadRow, choose_turns, to_messages
+from spin_core.sources.shapes import to_talk
+from spin_core.sources.talk import BadRow, Talk, choose_turns
 
 TALK = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 
@@ -28,48 +29,58 @@ TALK = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
     ],
 )
 def test_shapes_are_recognised(row: dict[str, Any]) -> None:
-    assert to_messages(row) == TALK
+    assert to_talk(row).messages == TALK
 
 
 def test_the_shape_can_be_said() -> None:
     """Where columns of two shapes are there, the recipe decides."""
     row = {"messages": TALK, "instruction": "i", "input": "j", "output": "o"}
-    assert to_messages(row, "alpaca") == [{"role": "user", "content": "i\n\nj"}, {"role": "assistant", "content": "o"}]
+    assert to_talk(row, "alpaca").messages == [{"role": "user", "content": "i\n\nj"}, {"role": "assistant", "content": "o"}]
     with pytest.raises(BadRow, match="no column real"):
-        to_messages(row, "spin-pairs")
+        to_talk(row, "spin-pairs")
 
 
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"messages": None}, "not a list of objects"),
+        ({"messages": None}, "no answer: messages is empty"),
         ({"messages": "hello"}, "not JSON"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "turn 1 has role 'tool'"),
-        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "list content"),
-        ({"prompt": None, "response": "a"}, "NoneType content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "turn 1 has content that is no text: a part of type 'image'"),
+        ({"messages": [{"role": "user", "content": 5}]}, "turn 1 has int content"),
+        ({"messages": [TALK[0], {"role": "assistant", "content": None}]}, "turn 2 has no content"),
+        ({"messages": [TALK[0], {"role": "assistant", "content": float("nan")}]}, "turn 2 has no content"),
+        ({"prompt": None, "response": "a"}, "the prompt is empty: prompt"),
+        ({"prompt": "q", "response": 1.5}, "column response holds float, no text"),
+        ({"prompt": "q", "response": "a", "answer": "b"}, r"column 'answer' not understood \(data.ignore_columns=\[answer\]"),
+        ({"prompt": "p", "question": "q", "response": "a"}, "column 'question' not understood"),
         ("text", "not an object"),
     ],
 )
 def test_rows_that_cannot_be_used(row: Any, reason: str) -> None:
     with pytest.raises(BadRow, match=reason):
-        to_messages(row)
+        to_talk(row)
 
 
-def talk(*answers: str) -> list[dict[str, str]]:
+def talk(*answers: str) -> list[Any]:
     return [turn for i, a in enumerate(answers) for turn in ({"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": a})]
+
+
+def chosen(messages: list[Any], turns: str) -> list[Any]:
+    return list(choose_turns(Talk(messages, [i for i, m in enumerate(messages) if m["role"] == "assistant"]), turns))
 
 
 def test_turns() -> None:
     system, greeting = {"role": "system", "content": "s"}, {"role": "assistant", "content": "hello"}
     messages: Any = [system, greeting, *talk("a", "b")]
-    assert list(choose_turns(messages, "first")) == [[system, *talk("a")]]
-    assert list(choose_turns(messages, "last")) == [[system, *talk("a", "b")]]
-    assert list(choose_turns(messages, "each")) == [[system, *talk("a")], [system, *talk("a", "b")]]
-    assert [str(row) for row in choose_turns([system], "each")] == ["no answer: there is no assistant turn after a user turn"]  # type: ignore[list-item]
+    assert chosen(messages, "first") == [[system, *talk("a")]]
+    assert chosen(messages, "last") == [[system, *talk("a", "b")]]
+    assert chosen(messages, "each") == [[system, *talk("a")], [system, *talk("a", "b")]]
+    assert [str(row) for row in chosen([system], "each")] == ["no answer: there is no assistant turn after a user turn"]
 
 
 def test_one_bad_turn_does_not_cost_the_others() -> None:
-    found: Any = list(choose_turns(talk("a", " ", "c"), "each"))  # type: ignore[arg-type]
+    found = chosen(talk("a", " ", "c"), "each")
     assert [str(row) if isinstance(row, BadRow) else len(row) for row in found] == [2, "the answer is empty", 6]
     broken: Any = [*talk("a"), {"role": "assistant", "content": "again"}, *talk("b")]
-    assert [isinstance(row, BadRow) for row in choose_turns(broken, "each")] == [False, True]
+    assert [isinstance(row, BadRow) for row in chosen(broken, "each")] == [False, True]
