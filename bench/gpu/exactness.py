@@ -11,9 +11,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from spin_core.lm.attention import disagreement
+from spin_core.lm.blocks import ATTENTION
 from spin_core.lm.kernels import KERNELS
 from spin_core.lm.logprobs import answer_logps
-from spin_core.lm.packing import ATTENTION, pack
+from spin_core.lm.packing import pack
 
 # what fp32 may be off: nats, and the gradient relative to its norm; bf16 three times as far as plain sequences in bf16 are
 _FP32_LOGP, _FP32_GRADIENT, _BF16_FACTOR = 1e-3, 1e-4, 3.0

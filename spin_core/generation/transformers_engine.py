@@ -52,9 +52,12 @@ def _work(job: dict[str, Any]) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from spin_core.lm.attention import set_plain_attention
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer: Any = AutoTokenizer.from_pretrained(job["model"])
     model: Any = AutoModelForCausalLM.from_pretrained(job["model"], dtype="auto").to(device).eval()
+    set_plain_attention(model)
     eos = tokenizer.eos_token_id
     answers = []
     for start in range(0, len(job["prompts"]), _BATCH):

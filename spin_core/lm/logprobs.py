@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from spin_core.lm.attention import set_attention
 from spin_core.lm.kernels import trees
-from spin_core.lm.packing import Packed, can_pack, pack
+from spin_core.lm.packing import Packed
 
 _HEAD_CHUNK = 512  # answer positions whose logits are computed at once
 _KEPT_BYTES = 512 << 20  # of a micro-batch's token log-probs over the vocabulary, fp32, where activations are kept
@@ -52,25 +52,14 @@ def collate(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) 
     return Batch(ids, mask, torch.tensor(sequence), torch.tensor(position), torch.tensor(target))
 
 
-Layout = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], Batch | Packed]
-
-
-def choose_layout(model: Any, attention: str = "sdpa", bf16: bool = False) -> Layout:
-    """How `model` takes prompts and answers: `pack`, with its attention set to match, where that is proven; else `collate`."""
-    if can_pack(model.config):
-        set_attention(model, attention, bf16)
-        return pack
-    return collate
-
-
 def answer_logps(model: Any, batch: Batch | Packed) -> Tensor:
     """log p(answer | prompt) of each sequence: fp32 [B], nats, summed over its answer tokens.
 
     The LM head runs on answer positions only, in chunks. The backward pass recomputes them, but for the first 512 MB where the
     model keeps its activations: full logits never exist.
-    A packed batch needs a model that `choose_layout` has prepared.
+    A packed batch needs a model that `layout.choose_layout` has prepared.
     """
-    decoder = model.get_decoder()
+    decoder = _decoder(unwrapped(model))
     if isinstance(batch, Packed):
         given = trees(decoder.config._attn_implementation, batch.blocks(), batch.ids_T.device)
         inputs = {"input_ids": batch.ids_T[None], "position_ids": batch.position_T[None], "spin_trees": given}
@@ -86,18 +75,10 @@ def answer_logps(model: Any, batch: Batch | Packed) -> Tensor:
 
 def _token_logps(model: Any, hidden_ND: Tensor, target_N: Tensor) -> Tensor:
     """log p of each target: fp32 [N]."""
-    head = model.get_output_embeddings()
-    cap = getattr(model.config, "final_logit_softcapping", None)
-    # what some architectures do to logits after the head: Cohere multiplies them, Granite divides them
-    scale = (getattr(model.config, "logit_scale", None) or 1.0) / (getattr(model.config, "logits_scaling", None) or 1.0)
+    head = unwrapped(model).get_output_embeddings()
 
     def chunk_logps(hidden_CD: Tensor, target_C: Tensor) -> Tensor:
-        logits_CV = logits(hidden_CD).float()
-        if scale != 1.0:
-            logits_CV = logits_CV * scale
-        if cap:
-            logits_CV = cap * torch.tanh(logits_CV / cap)
-        return -functional.cross_entropy(logits_CV, target_C, reduction="none")
+        return -functional.cross_entropy(_own_logits(model, hidden_CD, plain).float(), target_C, reduction="none")
 
     def chunked_logps(hidden_ND: Tensor, target_N: Tensor) -> Tensor:
         chunks, room = [], 0 if model.is_gradient_checkpointing else _KEPT_BYTES
@@ -111,9 +92,72 @@ def _token_logps(model: Any, hidden_ND: Tensor, target_N: Tensor) -> Tensor:
 
     # The head is called once, however many chunks there are: FSDP2 and ZeRO-3 gather its weights and reduce their gradients a
     # call, and devices with different numbers of chunks would lose step with each other.
-    logits, head.forward = head.forward, chunked_logps
+    plain, head.forward = head.forward, chunked_logps
     try:
         logp_N: Tensor = head(hidden_ND, target_N)
     finally:
-        head.forward = logits
+        head.forward = plain
     return logp_N
+
+
+def unwrapped(model: Any) -> Any:
+    """The model itself, where peft holds it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _decoder(own: Any) -> Any:
+    """What turns ids into the hidden states that the head is given."""
+    decoder = own.get_decoder()
+    if decoder not in (own, own.get_output_embeddings()):
+        return decoder
+    embeddings = own.get_input_embeddings()  # transformers did not find it: a few architectures go by names of their own
+    return next(child for child in own.children() if any(module is embeddings for module in child.modules()))
+
+
+def _own_logits(model: Any, hidden_CD: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
+    """What the model makes of hidden states of its decoder, [C, V].
+
+    Its own forward pass does it, since architectures scale, cap, cut or shift what their head is given or gives. In it the
+    decoder returns these states and the head is `head`, in fp32; neither is called as a module, so no hook of FSDP or
+    DeepSpeed runs.
+    """
+    own = unwrapped(model)
+    ids = torch.zeros(1, len(hidden_CD), dtype=torch.long, device=hidden_CD.device)  # nobody reads them
+    decoded = _Decoded((hidden_CD[None],))
+    with ExitStack() as stack:
+        for module in {own.base_model, _decoder(own)} - {own}:  # it calls one of them
+            stack.enter_context(_in_place_of(own, module, lambda *args, **kwargs: decoded))
+        stack.enter_context(_in_place_of(own, own.get_output_embeddings(), lambda hidden, *args, **kwargs: head(hidden).float()))
+        logits_1CV: Tensor = type(own).forward(own, input_ids=ids).logits
+    return logits_1CV[0]
+
+
+class _Decoded(tuple):  # type: ignore[type-arg]
+    """A decoder's output with hidden states and nothing else."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self[0] if name == "last_hidden_state" else None
+
+
+class _Stand:
+    """Stands where a module was, and computes something else."""
+
+    def __init__(self, module: Any, compute: Callable[..., Any]) -> None:
+        self._module, self._compute = module, compute
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._compute(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+@contextmanager
+def _in_place_of(model: Any, module: Any, compute: Callable[..., Any]) -> Iterator[None]:
+    """Has `compute` called where `model` calls `module`."""
+    parent, name = next((parent, name) for parent in model.modules() for name, child in parent._modules.items() if child is module)
+    parent._modules[name] = _Stand(module, compute)
+    try:
+        yield
+    finally:
+        parent._modules[name] = module

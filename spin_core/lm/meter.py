@@ -39,12 +39,13 @@ class ModelCost:
 
 
 def cost_of(model: Any) -> ModelCost | None:
-    """The cost of a dense decoder; None for a mixture of experts, whose share of active weights is not counted here.
+    """The cost of a dense decoder; None for a mixture of experts, whose active weights are not counted here, and without attention.
 
     Six FLOPs a weight and token; four for a weight that is frozen (an adapter's base), which needs no gradient of its own.
     """
     config = model.config.get_text_config()
-    if any("expert" in name for name in vars(config) if not name.startswith("_")):  # every config has _experts_implementation
+    experts = any("expert" in name for name in vars(config) if not name.startswith("_"))  # every config has _experts_implementation
+    if experts or not hasattr(config, "num_attention_heads"):
         return None
     embeddings = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
     weights = [p for p in model.parameters() if id(p) not in embeddings]

@@ -9,21 +9,13 @@ Axes: T tokens, G blocks of attention, N answer tokens, S distinct answers, B an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-from transformers import AttentionInterface
 
 from spin_core.lm.meter import Work
-
-ATTENTION = "spin_tree"
-# model types for which the tests prove that packed log-probs and gradients are those of one sequence at a time
-PACKED_ARCHITECTURES = ("cohere", "gemma", "granite", "llama", "mistral", "qwen2", "qwen3")
-_ROPE_BY_LENGTH = ("dynamic", "longrope")  # frequencies that depend on the longest sequence of a batch
 
 
 @dataclass(frozen=True)
@@ -90,65 +82,3 @@ def pack(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> 
                 blocks.append((tree, start, len(ids)))
                 prompt_sizes.append(size)
     return Packed(*map(torch.tensor, (ids, positions, blocks, prompt_sizes, source, target, owner, pick)))
-
-
-def can_pack(config: Any) -> bool:
-    """Whether the packed layout is exact for a model of this config."""
-    window = getattr(config, "sliding_window", None) is not None or "sliding_attention" in (getattr(config, "layer_types", None) or ())
-    rope = getattr(config, "rope_parameters", None) or {}
-    return config.model_type in PACKED_ARCHITECTURES and not window and rope.get("rope_type") not in _ROPE_BY_LENGTH
-
-
-Blocks = Sequence[tuple[int, int, int, int]]  # as `Packed.blocks` gives them
-Attend = Callable[[Tensor, Tensor, Tensor, Any, float | None], Tensor]
-
-
-def register_attention(name: str, attend: Attend) -> None:
-    """Has models whose attention is `name` call `attend(query, key, value, trees, scale)`.
-
-    query is [1, H, T, E], key and value [1, K, T, E], what it returns [1, T, H, E]. `trees` is what the model's call was given
-    as `spin_trees`: a packed batch's trees in the form that this attention takes.
-    """
-
-    def attention(
-        module: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        scaling: float | None = None,
-        spin_trees: Any = None,
-        **kwargs: Any,
-    ) -> tuple[Tensor, None]:
-        if spin_trees is None:
-            raise ValueError(f"{name} attention needs the trees of a packed batch")
-        return attend(query, key, value, spin_trees, scaling), None
-
-    AttentionInterface.register(name, attention)
-
-
-def tree_attention(query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, scale: float | None) -> Tensor:
-    """Attention block by block (see `register_attention`), on every device SDPA runs on; not run on a GPU.
-
-    Only blocks that some token may see are computed: each prompt over itself, each answer over its prompt and itself.
-    """
-    grouped = query.shape[1] != key.shape[1]
-    parts = []
-    # the blocks follow one another; the gradient of a split is one copy, that of a slice as large as the whole
-    sizes = [end - start for _, start, end, _ in blocks]
-    tensors = (torch.split(x, sizes, dim=2) for x in (query, key, value))
-    prompt_key = prompt_value = key
-    for (tree, start, _, prompt), own_query, own_key, own_value in zip(blocks, *tensors, strict=True):
-        if start == tree:
-            prompt_key, prompt_value = own_key, own_value
-            out = functional.scaled_dot_product_attention(own_query, own_key, own_value, is_causal=True, scale=scale, enable_gqa=grouped)
-        else:
-            size = own_query.shape[2]
-            mask = torch.ones(size, prompt + size, dtype=torch.bool, device=query.device).tril(prompt)
-            keys, values = torch.cat([prompt_key, own_key], dim=2), torch.cat([prompt_value, own_value], dim=2)
-            out = functional.scaled_dot_product_attention(own_query, keys, values, attn_mask=mask, scale=scale, enable_gqa=grouped)
-        parts.append(out)
-    return torch.cat(parts, dim=2).transpose(1, 2).contiguous()
-
-
-register_attention(ATTENTION, tree_attention)

@@ -8,22 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from spin_core.contracts.rows import SCORES
 from spin_core.contracts.tables import read_rows, write_rows
 from spin_core.lm.adapter import quantized
-from spin_core.lm.logprobs import answer_logps, choose_layout
-from spin_core.lm.packing import pack
+from spin_core.lm.layout import choose_layout, step_of
+from spin_core.lm.logprobs import answer_logps
 from spin_core.runtime.process import job_main
 from spin_core.runtime.progress import Progress, print_event
 
 _TOKENS = 8192  # tokens in one forward pass, padding included; changes memory and speed only
 
 
+def _width(row: dict[str, Any]) -> int:
+    """Tokens of its prompt and its longer answer."""
+    return len(row["prompt_ids"]) + max(len(row["real_ids"]), len(row["generated_ids"]))
+
+
 def _batches(rows: list[dict[str, Any]], packed: bool) -> list[list[int]]:
     """Indices of pairs, longest first, cut so that a batch stays within the token budget."""
-    widths = [len(row["prompt_ids"]) + max(len(row["real_ids"]), len(row["generated_ids"])) for row in rows]
+    widths = [_width(row) for row in rows]
     exact = [sum(len(row[name]) for name in ("prompt_ids", "real_ids", "generated_ids")) for row in rows]
     batches: list[list[int]] = []
     tokens = 0
@@ -49,6 +54,9 @@ def _score(job: dict[str, Any]) -> None:
     bf16 = job["precision"] == "bf16"
     files = {target: read_rows(Path(source)) for source, target in job["files"].items()}
     total, done, started = sum(map(len, files.values())), 0, time.monotonic()
+    longest = max((_width(row) for rows in files.values() for row in rows), default=0)
+    step = step_of(AutoConfig.from_pretrained(job["model"]), longest, job["backend"])
+    print(step.why, flush=True)
     model: Any = None
     loaded: Any = ()
     for target, rows in files.items():
@@ -56,10 +64,10 @@ def _score(job: dict[str, Any]) -> None:
         if loaded != quantize:
             begun, model = time.monotonic(), None  # one model in memory at a time
             model = _load(job["model"], quantize, bf16).to(device).eval()
-            layout, loaded = choose_layout(model, job["attention"], bf16), quantize
+            layout, loaded = choose_layout(model, step, rows, job["attention"], bf16), quantize
             started += time.monotonic() - begun  # speed is that of scoring
         logps = [(0.0, 0.0)] * len(rows)
-        for batch in _batches(rows, packed=layout is pack):
+        for batch in _batches(rows, packed=step.packed):
             prompts = [rows[i]["prompt_ids"] for i in batch]
             answers = [rows[i][side] for side in ("real_ids", "generated_ids") for i in batch]
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):

@@ -48,7 +48,7 @@ class Score:
     def run(self, out: Path, on: Launcher) -> None:
         """Scores in a child, on one device."""
         job: dict[str, Any] = {"model": str(self.model.path), "out": str(out), "attention": self.settings.attention}
-        job["precision"] = devices.precision(self.settings.precision)
+        job |= {"precision": devices.precision(self.settings.precision), "backend": self.settings.backend}
         job["files"] = {str(self.pairs.path / {"train": TRAIN_FILE, "test": TEST_FILE}[split]): SCORES_OF[split] for split in self.splits}
         job["quantize"] = {SCORES_OF["train"]: self._quantize} if self._quantize else {}
         on.job("spin_core.scoring.job", job, f"score-{self.spec().digest}", self.label, group=devices.visible()[:1])

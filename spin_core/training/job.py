@@ -19,8 +19,8 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from spin_core.contracts.rows import TRAIN_FILE
 from spin_core.lm import adapter
-from spin_core.lm.attention import set_attention
-from spin_core.lm.packing import can_pack
+from spin_core.lm.attention import set_attention, set_plain_attention
+from spin_core.lm.layout import step_of
 from spin_core.runtime.errors import BadInput
 from spin_core.runtime.process import die_with_parent, job_main
 from spin_core.scoring.scores import load_scores
@@ -93,15 +93,16 @@ def without_dropout(model: str) -> Any:
     return config
 
 
-def _packs(config: Any, settings: dict[str, Any]) -> bool:
+def _packs(config: Any, longest: int, settings: dict[str, Any]) -> bool:
     """Whether the packed backend trains a model of this config; raises BadInput where TRL cannot stand in for it."""
-    if settings["backend"] == "trl" or can_pack(config):
-        return bool(settings["backend"] == "packed")
-    why = f"the packed backend is not proven for a {config.model_type} of this config"
-    if settings["loss"] == "ipo" or settings["label_smoothing"] or settings["sft_weight"]:
-        raise BadInput(f"{why}, and the TRL backend has no ipo, label_smoothing or sft_weight", remedy="train with loss: sigmoid or hinge")
-    print(f"TRL backend: {why}", flush=True)
-    return False
+    step = step_of(config, longest, settings["backend"])
+    if not step.packed and (settings["loss"] == "ipo" or settings["label_smoothing"] or settings["sft_weight"]):
+        raise BadInput(
+            f"{step.why}; it has no ipo, label_smoothing or sft_weight",
+            remedy="train with loss: sigmoid or hinge, without the other two",
+        )
+    print(step.why, flush=True)
+    return step.packed
 
 
 def _player(folder: str, config: Any, settings: dict[str, Any], packed: bool, bf16: bool) -> Any:
@@ -111,6 +112,8 @@ def _player(folder: str, config: Any, settings: dict[str, Any], packed: bool, bf
     model: Any = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32, **frozen)
     if packed:
         set_attention(model, settings["attention"], bf16)
+    else:
+        set_plain_attention(model)
     if settings["lora"]:
         model = adapter.attach(model, settings["lora"], settings["seed"], bf16)
         if not packed and adapter.adapts_head(model):
@@ -132,9 +135,9 @@ def _train(job: dict[str, Any]) -> None:
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", job["tensorboard"])  # its default is the folder of the checkpoints, which goes
     bf16 = settings["precision"] == "bf16"
     config = without_dropout(job["model"])
-    packed = _packs(config, settings)
     rows = _dataset(job)
     sizes = _sizes(rows)
+    packed = _packs(config, max((size.prompt + max(size.real, size.generated) for size in sizes), default=0), settings)
     steps = plan(
         sizes,
         pairs_per_step=settings["pairs_per_step"],

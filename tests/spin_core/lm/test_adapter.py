@@ -14,8 +14,10 @@ from transformers import AutoModelForCausalLM
 from spin_core.contracts.rows import TRAIN_FILE
 from spin_core.contracts.tables import read_rows
 from spin_core.lm import adapter
-from spin_core.lm.logprobs import answer_logps, choose_layout, collate
+from spin_core.lm.blocks import ATTENTION
+from spin_core.lm.logprobs import answer_logps, collate
 from spin_core.lm.meter import cost_of
+from spin_core.lm.packing import pack
 from spin_core.recipe import ModelSettings, Recipe
 from spin_core.recipe.schema import LoraSettings
 from spin_core.runtime.errors import BadInput
@@ -111,9 +113,9 @@ def test_frozen_weights_in_bf16_change_no_number_under_autocast(tiny_model: Path
     for bf16 in (False, True):
         model = adapter.attach(load(tiny_model), LORA, seed=0, bf16=bf16)
         assert (model.get_decoder().layers[0].mlp.up_proj.base_layer.weight.dtype == torch.bfloat16) == bf16
-        layout = choose_layout(model)
+        model.set_attn_implementation(ATTENTION)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = answer_logps(model, layout([[5, 6], [5, 6]], [[7, 8, 9], [10, 11]])).sum()
+            loss = answer_logps(model, pack([[5, 6], [5, 6]], [[7, 8, 9], [10, 11]])).sum()
         loss.backward()
         found.append([loss.detach(), *(parameter.grad for parameter in model.parameters() if parameter.grad is not None)])
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))

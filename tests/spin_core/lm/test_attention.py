@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bench.kinds import config_of, model_of
 from spin_core.lm import attention, kernels
+from spin_core.lm.blocks import ATTENTION
 from spin_core.lm.kernels import KERNELS
-from spin_core.lm.logprobs import answer_logps, choose_layout
-from spin_core.lm.packing import ATTENTION
+from spin_core.lm.logprobs import answer_logps
+from spin_core.lm.packing import pack
 from spin_core.runtime.errors import BadInput
-from tests.spin_core.lm.test_packing import CONFIGS, HARD, model_of
+from tests.spin_core.lm.test_packing import HARD, LONG
 
 CPU = torch.device("cpu")
 Kernel = Callable[..., Tensor]
@@ -33,24 +35,31 @@ def one_by_one(own: Callable[[list[Tensor]], Tensor], query: Tensor, key: Tensor
     return torch.cat([own([x.transpose(0, 1)[None] for x in heads])[0].transpose(0, 1) for heads in zip(*split, strict=True)])
 
 
-def bottom_right(scale: float | None) -> Callable[[list[Tensor]], Tensor]:
+def bottom_right(scale: float | None, window: tuple[int, int], softcap: float = 0.0) -> Callable[[list[Tensor]], Tensor]:
+    """The contract of flash attention: the last query sees the last key; `window` counts the keys before a query's own, −1 is all."""
+    assert window[1] == 0
+
     def own(heads: list[Tensor]) -> Tensor:
-        queries, keys = heads[0].shape[2], heads[1].shape[2]
-        mask = torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
-        return functional.scaled_dot_product_attention(*heads, attn_mask=mask, scale=scale, enable_gqa=True)
+        query, key, value = heads
+        key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+        scores = query @ key.transpose(2, 3) * (scale or query.shape[-1] ** -0.5)
+        scores = softcap * torch.tanh(scores / softcap) if softcap else scores
+        place = torch.arange(query.shape[2])[:, None] + key.shape[2] - query.shape[2]
+        before = place - torch.arange(key.shape[2])[None]
+        unseen = (before < 0) | ((before > window[0]) if window[0] >= 0 else False)
+        return scores.masked_fill(unseen, -torch.inf).softmax(-1) @ value
 
     return own
 
 
 def varlen(*arguments: Any, scale: float | None, window_size: tuple[int, int], enable_gqa: bool) -> Tensor:
-    assert window_size == (-1, 0)
     assert enable_gqa == (arguments[0].shape[1] != arguments[1].shape[1])
-    return one_by_one(bottom_right(scale), *arguments)
+    return one_by_one(bottom_right(scale, window_size), *arguments)
 
 
-def flash(*arguments: Any, softmax_scale: float | None, causal: bool) -> Tensor:
+def flash(*arguments: Any, softmax_scale: float | None, causal: bool, window_size: tuple[int, int], softcap: float) -> Tensor:
     assert causal
-    return one_by_one(bottom_right(softmax_scale), *arguments)
+    return one_by_one(bottom_right(softmax_scale, window_size, softcap), *arguments)
 
 
 @pytest.fixture
@@ -69,32 +78,51 @@ def test_sequences_say_what_each_block_sees() -> None:
     assert found.query_ends.dtype == torch.int32
 
 
+WINDOWED = ["llama", "qwen3", "granite", "gemma", "mistral window 1", "mistral window 3", "qwen2 window", "gemma3 window 8"]
+KERNEL_KINDS = [*(("varlen", name) for name in WINDOWED if "gemma3" not in name), *(("flash", name) for name in (*WINDOWED, "gemma2"))]
+BATCH = pack(*([list(sequence[part]) for sequence in (*HARD, *LONG)] for part in (0, 1)))
+
+
 @pytest.mark.usefixtures("stand_ins")
-@pytest.mark.parametrize("kernel", ["varlen", "flash"])
-@pytest.mark.parametrize("model_type", ["llama", "qwen3", "granite", "gemma"])
-def test_sequences_give_the_log_probs_and_gradients_of_blocks(kernel: str, model_type: str) -> None:
-    """Wrong keys or ends would train on another model's log-probs; only the kernel is not the real one here."""
-    model: Any = model_of(model_type)
-    batch = choose_layout(model)([list(p) for p, _ in HARD], [list(a) for _, a in HARD])
+@pytest.mark.parametrize(
+    ("kernel", "name"), [("varlen", n) for n in WINDOWED if "gemma3" not in n] + [("flash", n) for n in (*WINDOWED, "gemma2")]
+)
+def test_sequences_give_the_log_probs_and_gradients_of_blocks(kernel: str, name: str) -> None:
+    """Wrong keys, ends or windows would train on another model's log-probs; only the kernel is not the real one here."""
+    model: Any = model_of(name)
     found = []
-    for name in (ATTENTION, KERNELS[kernel]):
-        model.set_attn_implementation(name)
+    for implementation in (ATTENTION, KERNELS[kernel]):
+        model.set_attn_implementation(implementation)
         model.zero_grad()
-        logp_B = answer_logps(model, batch)
+        logp_B = answer_logps(model, BATCH)
         logp_B.sum().backward()
         found.append((logp_B.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])))
     assert torch.allclose(found[0][0], found[1][0], atol=1e-5)
     assert (found[0][1] - found[1][1]).norm() / found[0][1].norm() < 1e-4
 
 
-@pytest.mark.parametrize("model_type", ["llama", "qwen3", "granite", "gemma"])
-def test_flex_attention_gives_the_log_probs_of_blocks(model_type: str) -> None:
-    model: Any = model_of(model_type)
-    batch = choose_layout(model)([list(p) for p, _ in HARD], [list(a) for _, a in HARD])
+@pytest.mark.parametrize("name", [*WINDOWED, "gemma2"])
+def test_flex_attention_gives_the_log_probs_of_blocks(name: str) -> None:
+    model: Any = model_of(name)
     with torch.no_grad():
-        right = answer_logps(model, batch)
+        model.set_attn_implementation(ATTENTION)
+        right = answer_logps(model, BATCH)
         model.set_attn_implementation(KERNELS["flex"])
-        assert torch.allclose(answer_logps(model, batch), right, atol=1e-5)
+        assert torch.allclose(answer_logps(model, BATCH), right, atol=1e-5)
+
+
+@pytest.mark.usefixtures("stand_ins")
+def test_a_kernel_is_tried_with_the_windows_and_the_soft_cap_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that is right for a Llama can leave out what another model needs."""
+    assert attention.disagreement("flash", config_of("gemma2"), CPU, torch.bfloat16) is None
+    assert "no soft cap" in str(attention.disagreement("varlen", config_of("gemma2"), CPU, torch.bfloat16))
+
+    def unwindowed(*arguments: Any, scale: float | None, window_size: tuple[int, int], enable_gqa: bool) -> Tensor:
+        return one_by_one(bottom_right(scale, (-1, 0)), *arguments)
+
+    monkeypatch.setattr(kernels, "varlen_attn", unwindowed)
+    assert attention.disagreement("varlen", config_of("llama"), CPU, torch.bfloat16) is None
+    assert "in windows" in str(attention.disagreement("varlen", config_of("mistral window 3"), CPU, torch.bfloat16))
 
 
 @pytest.mark.usefixtures("stand_ins")
@@ -106,11 +134,11 @@ def test_right_kernels_are_taken_and_wrong_ones_are_not(monkeypatch: pytest.Monk
 
     model: Any = model_of("llama")
     for name in ("varlen", "flash"):
-        assert attention.disagreement(name, CONFIGS["llama"], CPU, torch.bfloat16) is None
+        assert attention.disagreement(name, config_of("llama"), CPU, torch.bfloat16) is None
         attention.set_attention(model, name, bf16=True)
         assert model.config._attn_implementation == KERNELS[name]
     monkeypatch.setattr(kernels, "varlen_attn", top_left)
-    assert "output is off by" in str(attention.disagreement("varlen", CONFIGS["llama"], CPU, torch.bfloat16))
+    assert "output is off by" in str(attention.disagreement("varlen", config_of("llama"), CPU, torch.bfloat16))
     with pytest.raises(BadInput, match="attention=varlen does not work here: output is off"):
         attention.set_attention(model, "varlen", bf16=True)
 

@@ -4,7 +4,17 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GPT2Config, GraniteConfig, LlamaConfig, PretrainedConfig
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GPT2Config,
+    GraniteConfig,
+    HyperCLOVAXConfig,
+    LlamaConfig,
+    OPTConfig,
+    PretrainedConfig,
+)
 
 from spin_core.lm import logprobs
 from spin_core.lm.logprobs import answer_logps, collate
@@ -42,6 +52,8 @@ def full_logits_logps(model: torch.nn.Module) -> torch.Tensor:
         Gemma2Config(**SIZES, head_dim=16, final_logit_softcapping=0.3),
         GraniteConfig(**SIZES, logits_scaling=8.0),
         CohereConfig(**SIZES, logit_scale=0.0625),
+        HyperCLOVAXConfig(**SIZES, logits_scaling=0.125),
+        OPTConfig(**SIZES, word_embed_proj_dim=16, ffn_dim=64, max_position_embeddings=64),
     ],
     ids=lambda config: config.model_type,
 )

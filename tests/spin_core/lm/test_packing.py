@@ -1,52 +1,20 @@
 """The packed layout against full logits of one unpadded sequence at a time."""
 
-import functools
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import (
-    AutoModelForCausalLM,
-    CohereConfig,
-    Gemma2Config,
-    GemmaConfig,
-    GPT2Config,
-    GraniteConfig,
-    LlamaConfig,
-    MistralConfig,
-    PretrainedConfig,
-    Qwen2Config,
-    Qwen3Config,
-)
 
-from spin_core.lm.logprobs import answer_logps, choose_layout, collate
-from spin_core.lm.packing import PACKED_ARCHITECTURES, can_pack, pack
+from bench.kinds import KINDS, REFUSED, model_of
+from bench.sweep import gradient, one_by_one
+from spin_core.lm.blocks import ATTENTION
+from spin_core.lm.layout import PACKED_ARCHITECTURES
+from spin_core.lm.logprobs import answer_logps
+from spin_core.lm.packing import pack
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 99,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
-CONFIGS = {
-    config.model_type: config
-    for config in (
-        LlamaConfig(**SIZES),
-        MistralConfig(**SIZES, sliding_window=None),
-        Qwen2Config(**SIZES),
-        Qwen3Config(**SIZES, head_dim=16),
-        GemmaConfig(**SIZES, head_dim=16),
-        GraniteConfig(**SIZES, logits_scaling=8.0, attention_multiplier=0.2),
-        CohereConfig(**SIZES, logit_scale=0.0625),
-    )
-}
+PACKED = [name for name, (model_type, _) in KINDS.items() if model_type in PACKED_ARCHITECTURES and name not in REFUSED]
 Sequences = list[tuple[list[int], list[int]]]
 # one-token prompt and answers, an answer that is a prefix of another, one prompt that is a prefix of another, a repeated answer
 HARD: Sequences = [
@@ -57,56 +25,38 @@ HARD: Sequences = [
     ([5, 6, 7], [11, 12, 13, 14, 2]),
     ([8], [9]),
 ]
-
-
-@functools.cache
-def model_of(model_type: str) -> torch.nn.Module:
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(CONFIGS[model_type]).float().eval()
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.mul_(3.0)  # random initial attention is so flat that a wrong mask would hardly show
-    return model
-
-
-def one_by_one(model: Any, sequences: Sequences) -> torch.Tensor:
-    model.set_attn_implementation("eager")
-    found = []
-    for prompt, answer in sequences:
-        logp_TV = model(input_ids=torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
-        found.append(torch.stack([logp_TV[len(prompt) - 1 + i, token] for i, token in enumerate(answer)]).sum())
-    return torch.stack(found)
+# longer than windows of 3 and of 8: prompt, answers, both together
+LONG: Sequences = [
+    (list(range(20, 32)), list(range(40, 52))),
+    (list(range(20, 32)), [33]),
+    (list(range(20, 32)), [33, 34, 35, 36, 37]),
+    ([60, 61, 62, 63], list(range(70, 81))),
+]
 
 
 def packed(model: Any, sequences: Sequences) -> torch.Tensor:
-    layout = choose_layout(model)
-    assert layout is pack
-    return answer_logps(model, layout([p for p, _ in sequences], [a for _, a in sequences]))
+    model.set_attn_implementation(ATTENTION)
+    return answer_logps(model, pack([p for p, _ in sequences], [a for _, a in sequences]))
 
 
-def gradient(model: Any, logp_B: torch.Tensor) -> torch.Tensor:
-    model.zero_grad()
-    (logp_B * torch.linspace(0.5, -1.5, len(logp_B))).sum().backward()
-    return torch.cat([weight.grad.flatten() for weight in model.parameters()])
-
-
-def assert_exact(model_type: str, sequences: Sequences) -> None:
-    model = model_of(model_type)
-    expected, found = one_by_one(model, sequences), packed(model, sequences)
+def assert_exact(name: str, sequences: Sequences) -> None:
+    model = model_of(name)
+    model.set_attn_implementation("eager")  # SDPA leaves soft caps out
+    expected = one_by_one(model, [p for p, _ in sequences], [a for _, a in sequences])
+    found = packed(model, sequences)
     assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-5, abs=1e-5)
     wanted = gradient(model, expected)
     assert (gradient(model, found) - wanted).norm() <= 1e-4 * wanted.norm()
 
 
 def test_every_listed_architecture_is_proven_here() -> None:
-    assert sorted(CONFIGS) == sorted(PACKED_ARCHITECTURES)
-    assert all(map(can_pack, CONFIGS.values()))
+    assert {KINDS[name][0] for name in PACKED} == set(PACKED_ARCHITECTURES)
 
 
-@pytest.mark.parametrize("model_type", CONFIGS)
-def test_packed_equals_one_sequence_at_a_time(model_type: str) -> None:
+@pytest.mark.parametrize("name", PACKED)
+def test_packed_equals_one_sequence_at_a_time(name: str) -> None:
     """If it fails, training optimises another quantity than SPIN's, silently."""
-    assert_exact(model_type, HARD)
+    assert_exact(name, [*HARD, *LONG])
 
 
 tokens = st.integers(3, 98)
@@ -115,11 +65,11 @@ answers = st.lists(tokens, min_size=1, max_size=9)
 trees = st.lists(st.tuples(prompts, st.lists(answers, min_size=1, max_size=4)), min_size=1, max_size=4)
 
 
-@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("name", ["llama", "mistral window 3", "gemma2", "qwen3"])
 @settings(max_examples=12, deadline=None)
 @given(drawn=trees)
-def test_packed_equals_one_sequence_at_a_time_at_random_lengths(model_type: str, drawn: list[tuple[list[int], list[list[int]]]]) -> None:
-    assert_exact(model_type, [(prompt, answer) for prompt, answers in drawn for answer in answers])
+def test_packed_equals_one_sequence_at_a_time_at_random_lengths(name: str, drawn: list[tuple[list[int], list[list[int]]]]) -> None:
+    assert_exact(name, [(prompt, answer) for prompt, answers in drawn for answer in answers])
 
 
 def test_a_tree_of_several_generated_answers_equals_separate_pairs() -> None:
@@ -155,18 +105,3 @@ def test_layout_holds_no_padding_and_each_prompt_once() -> None:
     assert batch.position_T.tolist() == [0, 1, 2, 3, 0, 1, 2]
     assert batch.source_N.tolist() == [2, 3, 2, 4, 5, 6]
     assert batch.pick_B.tolist() == [0, 1, 0, 2]
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        GPT2Config(vocab_size=99, n_embd=32, n_layer=2, n_head=2, n_positions=64),
-        Gemma2Config(**SIZES, head_dim=16),
-        MistralConfig(**SIZES, sliding_window=4),
-        Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=4, max_window_layers=0),
-        LlamaConfig(**SIZES, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}),
-    ],
-    ids=["gpt2", "gemma2", "mistral-window", "qwen2-window", "dynamic-rope"],
-)
-def test_what_is_not_proven_is_padded(config: PretrainedConfig) -> None:
-    assert choose_layout(AutoModelForCausalLM.from_config(config)) is collate
