@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from spin_core.recipe import TrainingSettings
+from spin_core.recipe.losses import LOSSES
 from spin_core.training.objectives import OBJECTIVES, Objective, Pairs, objective
 
 TABLE: dict[str, Any] = {"label_smoothing": 0.0, "sft_weight": 0.0, "dpop_lambda": 5.0}
@@ -100,7 +101,7 @@ def test_value_where_policy_is_the_reference(loss: str, beta: float, expected: f
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_declared_slopes_are_those_of_autograd(loss: str, beta: float, smoothing: float) -> None:
     """The step-0 check's tolerance is made of them: a slope that is too small stops good runs, one too large lets bad ones pass."""
-    if smoothing and not OBJECTIVES[loss].smooths:
+    if smoothing and not LOSSES[loss].smooths:
         pytest.skip("no label smoothing")
     found = make(loss, beta, label_smoothing=smoothing)
     pairs, leaves = pairs_of(-12, -8, -12, -8, (4, 5))
@@ -166,7 +167,7 @@ def test_needs_are_the_truth(loss: str, sft_weight: float) -> None:
     assert (abs(answer.grad.item()) > 1e-9) == recipe.keeps_identical  # type: ignore[union-attr]
     pairs, _ = pairs_of(-10, -9, -12, -8)
     longer = replace(pairs, real_tokens_B=2 * pairs.real_tokens_B)
-    assert (value(found, pairs) != value(found, longer)) == ("lengths" in found.needs or bool(sft_weight))
+    assert (value(found, pairs) != value(found, longer)) == ("lengths" in found.needs)
 
 
 @pytest.mark.parametrize("loss", OBJECTIVES)
@@ -199,7 +200,7 @@ def test_rewards_are_of_whole_answers() -> None:
 
 
 def test_the_recipe_names_every_objective() -> None:
-    assert set(get_args(TrainingSettings.model_fields["loss"].annotation)) == set(OBJECTIVES)
+    assert set(get_args(TrainingSettings.model_fields["loss"].annotation)) == set(LOSSES) == set(OBJECTIVES)
 
 
 def test_large_margins_stay_finite() -> None:
