@@ -38,9 +38,16 @@ def generate(store: Store, shard: Shard, pool: EnginePool) -> Ref:
 
 
 def join(
-    store: Store, iteration: int, prompts: Ref, encoded: Ref, train: Sequence[Ref], test: Sequence[Ref], carried: Ref | None = None
+    store: Store,
+    iteration: int,
+    prompts: Ref,
+    encoded: Ref,
+    train: Sequence[Ref],
+    test: Sequence[Ref],
+    carried: Ref | None = None,
+    keep_identical: bool = False,
 ) -> Ref:
-    return Launcher(store).build(Gather(iteration, prompts, encoded, tuple(train), tuple(test), carried))
+    return Launcher(store).build(Gather(iteration, prompts, encoded, tuple(train), tuple(test), carried, keep_identical))
 
 
 def score(store: Store, recipe: Recipe, model: Ref, pairs: Ref, splits: tuple[str, ...] = ("train", "test")) -> Ref:

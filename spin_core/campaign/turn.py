@@ -53,7 +53,8 @@ class TurnStages:
 
     def pairs(self, prompts: Ref, encoded: Ref, train: tuple[Ref, ...], test: tuple[Ref, ...], before: Ref | None) -> Gather:
         """Human and sampled answers; `before` are the pairs of the iteration before."""
-        return Gather(self.iteration, prompts, encoded, train, test, before if self.recipe.carry_over else None)
+        carried = before if self.recipe.carry_over else None
+        return Gather(self.iteration, prompts, encoded, train, test, carried, self.recipe.training.keeps_identical)
 
     def reference(self, opponent: Ref, pairs: Ref) -> Score:
         """The pairs under θ_t."""

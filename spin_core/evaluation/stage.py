@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -15,6 +15,7 @@ from spin_core.contracts.tables import read_rows, write_rows
 from spin_core.recipe import EvaluationSettings
 from spin_core.recipe.identity import identity
 from spin_core.runtime.launcher import Launcher
+from spin_core.scoring.beta import Surprise
 from spin_core.scoring.scores import load_scores
 from spin_core.store import Ref, Spec
 
@@ -32,7 +33,7 @@ class Evaluate:
 
     settings: EvaluationSettings
     iteration: int
-    beta: float
+    beta: float | Literal["auto"]
     pairs: Ref
     reference: Ref
     scored: Ref
@@ -58,7 +59,7 @@ class Evaluate:
             "iteration": self.iteration,
             "before": _player(rows, before, old_by_id),
             "after": _player(rows, after, new_by_id),
-            "game": _game(rows, before, after, self.beta),
+            "game": _game(rows, before, after, Surprise.read(self.reference.path).resolve(self.beta)),
         }
         (out / "metrics.json").write_text(json.dumps(metrics, indent=1))
         shown = [_sample(row, old_by_id, new_by_id) for row in rows if row["row_id"] in new_by_id]

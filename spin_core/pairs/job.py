@@ -32,10 +32,12 @@ _WHOLE = pa.array(["stop", "length"])
 def _work(job: dict[str, Any]) -> None:
     out, iteration = Path(job["out"]), job["iteration"]
     with TableWriter(out / TRAIN_FILE, PAIRS) as train:
-        fresh = _Join(job, "train", keep_identical=False).write(train)
-        if not train.rows:
+        keep = job["keep_identical"]
+        fresh = _Join(job, "train", keep_identical=keep).write(train)
+        if train.rows == (fresh["identical"] if keep else 0):
             raise BadInput(
-                f"iteration {iteration}: no pair is left ({_counts(fresh)})", remedy="there is nothing left to learn from this data"
+                f"iteration {iteration}: no pair is left to tell apart ({_counts(fresh, keep)})",
+                remedy="there is nothing left to learn from this data",
             )
         carried = _carry(job, train)
     with TableWriter(out / TEST_FILE, PAIRS) as test:
@@ -44,17 +46,20 @@ def _work(job: dict[str, Any]) -> None:
         "pairs": train.rows,
         "carried": carried,
         "identical": fresh["identical"],
+        "keep_identical": keep,
         "refused": fresh["refused"],
         "held_out": test.rows,
         "held_out_refused": held_out["refused"],
     }
-    message = f"{train.rows:,} pairs ({carried:,} carried over), {test.rows:,} held out; left out: {_counts(fresh)}"
+    message = f"{train.rows:,} pairs ({carried:,} carried over), {test.rows:,} held out; {_counts(fresh, keep)}"
     (out / "facts.json").write_text(json.dumps(facts | {"message": message}))
 
 
-def _counts(counts: Mapping[str, int]) -> str:
-    refused = counts["refused"]
-    return f"{counts['identical']:,} with the same tokens on both sides" + (f", {refused:,} that the engine refused" if refused else "")
+def _counts(counts: Mapping[str, int], keep_identical: bool) -> str:
+    identical, refused = f"{counts['identical']:,} with the same tokens on both sides", f"{counts['refused']:,} that the engine refused"
+    left_out = ([] if keep_identical else [identical]) + ([refused] if counts["refused"] else [])
+    told = [f"kept: {identical}"] if keep_identical else []
+    return "; ".join([*told, f"left out: {', '.join(left_out)}"] if left_out else told)
 
 
 def _carry(job: dict[str, Any], sink: TableWriter) -> int:
@@ -62,7 +67,10 @@ def _carry(job: dict[str, Any], sink: TableWriter) -> int:
     before = sink.rows
     if job["carried"]:
         for table in iter_tables(Path(job["carried"]) / TRAIN_FILE, rows=_BLOCK):
-            sink.write(table.filter(pc.equal(table["iteration"], job["iteration"] - 1)))
+            table = table.filter(pc.equal(table["iteration"], job["iteration"] - 1))
+            if not job["keep_identical"]:  # the iteration before may have kept them
+                table = table.filter(pc.invert(_identical(table, table)))
+            sink.write(table)
     return sink.rows - before
 
 
@@ -111,10 +119,9 @@ class _Join:
         usable = pc.and_(pc.is_in(answers["finish_reason"], _WHOLE), pc.greater(pc.list_value_length(answers["generated_ids"]), 0))
         usable = pc.fill_null(usable, False).combine_chunks()
         self.counts["refused"] += len(usable) - pc.sum(usable).as_py()
+        kept = pc.and_not(usable, _identical(wanted, answers))
+        self.counts["identical"] += pc.sum(usable).as_py() - pc.sum(kept).as_py()
         if not self._keep_identical:
-            identical = same_lists(wanted["real_ids"].combine_chunks(), answers["generated_ids"].combine_chunks())
-            kept = pc.and_not(usable, identical)
-            self.counts["identical"] += pc.sum(usable).as_py() - pc.sum(kept).as_py()
             usable = kept
         prompts, wanted, answers = (table.filter(usable) for table in (prompts, wanted, answers))
         real = prompts["real"].combine_chunks()
@@ -135,6 +142,10 @@ class _Join:
         if time.monotonic() - self._shown > _EVENT_EVERY_S:
             self._shown = time.monotonic()
             print_event(Progress("", self._done, self._total, f"{self._split} rows"))
+
+
+def _identical(real: pa.Table, generated: pa.Table) -> pa.Array:
+    return same_lists(real["real_ids"].combine_chunks(), generated["generated_ids"].combine_chunks())
 
 
 def _equal(left: pa.Table, right: pa.Table, column: str) -> bool:

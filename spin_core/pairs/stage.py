@@ -17,8 +17,9 @@ class Gather:
     """Joins the shards with the human answers into the iteration's pairs.
 
     `carried` are the pairs of the iteration before: those of its own opponent, not what it carried itself, are mixed into
-    train, as in the paper's iter0+1, iter1+2, …. Pairs whose two answers are the same tokens have no gradient and are left out
-    of train. Raises Corrupt, after setting them aside, where files do not match their checksums.
+    train, as in the paper's iter0+1, iter1+2, …. Pairs whose two answers are the same tokens are left
+    out of train but for `keep_identical`: most objectives have no gradient on them. Raises Corrupt, after setting them aside,
+    where files do not match their checksums.
     """
 
     iteration: int
@@ -27,6 +28,7 @@ class Gather:
     train: tuple[Ref, ...]
     test: tuple[Ref, ...]
     carried: Ref | None = None
+    keep_identical: bool = False
 
     @property
     def label(self) -> str:
@@ -39,12 +41,13 @@ class Gather:
 
     def spec(self) -> Spec:
         """The iteration, which each row names, and what is joined."""
-        return Spec("pairs", STAGE_VERSION, {"iteration": self.iteration}, self._parents)
+        params: dict[str, Any] = {"iteration": self.iteration} | ({"keep_identical": True} if self.keep_identical else {})
+        return Spec("pairs", STAGE_VERSION, params, self._parents)
 
     def run(self, out: Path, on: Launcher) -> None:
         """Joins in a child, so that the flow's memory stays small."""
         on.store.verify(*self._parents)
         job: dict[str, Any] = {"iteration": self.iteration, "prompts": str(self.prompts.path), "encoded": str(self.encoded.path)}
         job |= {split: [str(shard.path) for shard in shards] for split, shards in (("train", self.train), ("test", self.test))}
-        job |= {"carried": str(self.carried.path) if self.carried else None, "out": str(out)}
+        job |= {"carried": str(self.carried.path) if self.carried else None, "out": str(out), "keep_identical": self.keep_identical}
         on.job("spin_core.pairs.job", job, f"gather-{self.spec().digest}", f"iter-{self.iteration} · gathering the pairs")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -50,13 +50,19 @@ def _group(annotation: Any) -> type[BaseModel] | None:
 
 
 def _kind(field: FieldInfo) -> str:
+    return " ".join([_type(field.annotation), *_bounds(field.metadata)])
+
+
+def _bounds(metadata: Iterable[Any]) -> list[str]:
     signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
-    bounds = [f"{sign} {getattr(entry, name):g}" for entry in field.metadata for name, sign in signs.items() if hasattr(entry, name)]
-    return " ".join([_type(field.annotation), *bounds])
+    entries = [inner for entry in metadata for inner in (entry.metadata if isinstance(entry, FieldInfo) else [entry])]
+    return [f"{sign} {getattr(entry, name):g}" for entry in entries for name, sign in signs.items() if hasattr(entry, name)]
 
 
 def _type(annotation: Any) -> str:
     parts = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return " ".join([_type(parts[0]), *_bounds(parts[1:])])
     if not parts:
         return "none" if annotation is type(None) else getattr(annotation, "__name__", str(annotation))
     if get_origin(annotation) is list:

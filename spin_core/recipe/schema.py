@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from spin_core.recipe.identity import Speed
+from spin_core.recipe.losses import LOSSES, LossName, needs, trl_lacks
 
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
@@ -116,19 +117,30 @@ class LoraSettings(Group):
     """Hold the frozen weights in NF4 while training (QLoRA); needs bitsandbytes, one device or several copies of the model."""
 
 
+Beta = Annotated[float, Field(gt=0.0, le=100.0)] | Literal["auto"]
+
+
 class TrainingSettings(Group):
     """How the main player is trained."""
 
-    loss: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
-    """ℓ of equation 4.7: sigmoid is −log σ(z) (paper), hinge is max(0, 1 − z), ipo is (z/β − 1/(2β))²."""
+    loss: LossName = "sigmoid"
+    """Of r and g, the log-ratios to θ_t of the human and the sampled answer: sigmoid −log σ(β(r − g)) (paper), hinge max(0, 1 − β(r − g)),
+    ipo (r − g − 1/(2β))², nce −log σ(βr) − log σ(−βg), nca −log σ(βr) − ½log σ(−βr) − ½log σ(−βg), sppo (r − 1/(2β))² + (g + 1/(2β))²,
+    dpop −log σ(β(r − g − λ·max(0, −r))), sigmoid_norm sigmoid of log-ratios a token (it wants a β of about 5). nce, nca, sppo and dpop
+    train on identical pairs, too."""
+    dpop_lambda: float = Field(50.0, ge=0.0, le=1000.0)
+    """λ of `loss: dpop`, the weight of its penalty on human answers that became less likely (that paper: 50)."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=0.5)
-    """Share of pairs taken to be labelled the wrong way round (paper: 0); sigmoid only."""
-    beta: float = Field(0.1, gt=0.0, le=100.0)
-    """Regularisation λ (paper: 0.1, and 5.0 in its last iteration)."""
+    """Share of pairs taken to be labelled the wrong way round (paper: 0); sigmoid, sigmoid_norm and nce only."""
+    beta: Beta = 0.1
+    """Regularisation λ (paper: 0.1, and 5.0 in its last iteration). `auto` takes 3 / (mean negative log-likelihood of the human answers
+    under θ_t, nats an answer), within 0.1 … 5: it asks for as much as these answers have to give."""
     learning_rate: float = Field(5e-7, gt=0.0, lt=1.0)
     """Peak learning rate (paper: 5e-7, then 1e-7)."""
     epochs: int = Field(2, ge=1)
-    """Passes over the pairs (paper: 2)."""
+    """Passes over the pairs that the learning rate's schedule is laid over (paper: 2)."""
+    stop_after_epochs: int | None = Field(None, ge=1)
+    """Stop after so many of them, in the middle of the schedule (published scripts: 2 of 6); None goes to its end."""
     pairs_per_step: int = Field(64, ge=1)
     """Pairs in an optimiser step over all devices (paper: 64)."""
     tokens_per_micro_batch: Annotated[int, Speed] = Field(4096, ge=1)
@@ -140,7 +152,7 @@ class TrainingSettings(Group):
     attention: Annotated[Literal["auto", "varlen", "flash", "flex", "sdpa"], Speed] = "auto"
     """Packed only: auto takes the first CUDA kernel that a check at the start finds exact in bf16, else sdpa; flash is flash-attn."""
     sft_weight: float = Field(0.0, ge=0.0, le=100.0)
-    """Weight of the human answers' negative log-likelihood a token, added to the loss (paper: 0); packed only."""
+    """Weight of the human answers' negative log-likelihood a token, added to the loss (paper: 0); identical pairs are trained on, too."""
     lora: LoraSettings | None = None
     """Train a low-rank adapter (`{}` for its defaults) instead of all weights; it wants a far higher learning rate than the paper's."""
     optimizer: Literal["rmsprop", "adamw"] = "rmsprop"
@@ -148,7 +160,7 @@ class TrainingSettings(Group):
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Learning-rate schedule after the warm-up (paper: linear)."""
     warmup_ratio: float = Field(0.1, ge=0.0, lt=1.0)
-    """Share of the steps with a rising learning rate (paper: 0.1)."""
+    """Share of the steps with a rising learning rate (paper: 0.1); the first step has one already."""
     max_grad_norm: float = Field(1.0, gt=0.0)
     """Gradient norm clip."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -166,11 +178,27 @@ class TrainingSettings(Group):
 
     @model_validator(mode="after")
     def _losses_that_are_defined(self) -> Self:
-        if self.label_smoothing and self.loss != "sigmoid":
-            raise ValueError(f"label_smoothing works with loss: sigmoid, not {self.loss}")
-        if self.backend == "trl" and (self.loss == "ipo" or self.label_smoothing or self.sft_weight):
-            raise ValueError("backend: trl has the losses sigmoid and hinge, without label_smoothing or sft_weight")
+        if self.label_smoothing and not LOSSES[self.loss].smooths:
+            smooth = ", ".join(name for name, loss in LOSSES.items() if loss.smooths)
+            raise ValueError(f"label_smoothing works with loss: {smooth}, not {self.loss}")
+        if self.dpop_lambda != type(self).model_fields["dpop_lambda"].default and self.loss != "dpop":
+            raise ValueError(f"dpop_lambda works with loss: dpop, not {self.loss}")
+        if self.beta == "auto" and LOSSES[self.loss].per_token:
+            raise ValueError(f"beta: auto is made for whole answers, and loss: {self.loss} weighs tokens; give a number")
+        if self.backend == "trl" and (lacking := trl_lacks(self.model_dump())):
+            raise ValueError(f"backend: trl has no {lacking}; it has loss: {', '.join(name for name, loss in LOSSES.items() if loss.trl)}")
         return self
+
+    @model_validator(mode="after")
+    def _an_end_within_the_schedule(self) -> Self:
+        if (self.stop_after_epochs or 0) > self.epochs:
+            raise ValueError(f"stop_after_epochs: {self.stop_after_epochs} is more than the {self.epochs} epochs of the schedule")
+        return self
+
+    @property
+    def keeps_identical(self) -> bool:
+        """Whether pairs whose two answers are the same tokens are trained on: where the loss has a gradient on them."""
+        return "identical" in needs(self.loss, self.sft_weight)
 
 
 class EvaluationSettings(Group):
@@ -192,7 +220,7 @@ class IterationOverride(Group):
 
     learning_rate: float | None = Field(None, gt=0.0, lt=1.0)
     """Peak learning rate; short for `training: {learning_rate: …}`."""
-    beta: float | None = Field(None, gt=0.0, le=100.0)
+    beta: Beta | None = None
     """Regularisation λ; short for `training: {beta: …}`."""
     epochs: int | None = Field(None, ge=1)
     """Passes over the pairs; short for `training: {epochs: …}`."""

@@ -58,12 +58,13 @@ def stage_rows(turn: Turn) -> list[tuple[str, str, str]]:
     busy = _union([(s["started"], s["ended"]) for s in shards])
     tokens = sum(s["tokens"] for s in shards)
     pairs, reference, model, scored = (turn.ref(name).facts for name in ("pairs", "reference", "model", "scored"))
-    mixed = f"{pairs['pairs']} pairs, {pairs['carried']} carried over, {pairs['identical']} identical left out"
+    identical = f"{pairs['identical']} identical {'kept' if pairs.get('keep_identical') else 'left out'}"
+    mixed = f"{pairs['pairs']} pairs, {pairs['carried']} carried over, {identical}"
     return [
         ("generate", f"{busy:.0f}", f"{tokens / max(busy, 1e-9):,.0f} tokens/s"),
         ("gather", f"{pairs['seconds']:.1f}", mixed),
         ("score", f"{reference['seconds']:.0f}", f"{reference['pairs_per_s']:.1f} pairs/s"),
-        ("fine-tune", f"{model['seconds']:.0f}", f"{model['steps']} steps, {model['pairs_per_s']:.2f} pairs/s"),
+        ("fine-tune", f"{model['seconds']:.0f}", f"{model['steps']} steps, {model['pairs_per_s']:.2f} pairs/s, β {model['beta']:.3g}"),
         ("score held-out", f"{scored['seconds']:.0f}", "the held-out pairs under the new model"),
     ]
 

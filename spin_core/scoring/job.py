@@ -17,6 +17,7 @@ from spin_core.lm.layout import choose_layout, step_of
 from spin_core.lm.logprobs import answer_logps
 from spin_core.runtime.process import job_main
 from spin_core.runtime.progress import Progress, print_event
+from spin_core.scoring.beta import Surprise
 
 _TOKENS = 8192  # tokens in one forward pass, padding included; changes memory and speed only
 
@@ -81,6 +82,8 @@ def _score(job: dict[str, Any]) -> None:
             for row, (real, generated) in zip(rows, logps, strict=True)
         ]
         write_rows(Path(job["out"]) / target, content, SCORES)
+        if target == "scores.parquet":  # of train pairs
+            Surprise.of([real for real, _ in logps], [len(row["real_ids"]) for row in rows]).write(Path(job["out"]))
     (Path(job["out"]) / "facts.json").write_text(json.dumps({"pairs_per_s": total / (time.monotonic() - started)}))
 
 

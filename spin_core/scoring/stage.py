@@ -15,12 +15,15 @@ from spin_core.runtime import devices
 from spin_core.runtime.launcher import Launcher
 from spin_core.store import Ref, Spec
 
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 
 
 @dataclass(frozen=True)
 class Score:
-    """`scores.parquet` (train) and `test_scores.parquet` (held-out) of `pairs` under `model`, or one of them, row by row."""
+    """`scores.parquet` (train) and `test_scores.parquet` (held-out) of `pairs` under `model`, or one of them, row by row.
+
+    Beside the train scores lies what they say about β, see `scoring.beta`.
+    """
 
     settings: TrainingSettings  # precision and quantisation are those of training
     model: Ref

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from importlib.util import find_spec
@@ -21,10 +22,16 @@ from spin_core.contracts.rows import TRAIN_FILE
 from spin_core.lm import adapter
 from spin_core.lm.attention import set_attention, set_plain_attention
 from spin_core.lm.layout import step_of
+from spin_core.recipe.losses import trl_lacks
 from spin_core.runtime.errors import BadInput
 from spin_core.runtime.process import die_with_parent, job_main
+from spin_core.runtime.progress import Progress, print_event
+from spin_core.scoring.beta import Surprise
 from spin_core.scoring.scores import load_scores
+from spin_core.training.changed import prove_changed
+from spin_core.training.objectives import Objective, objective
 from spin_core.training.plan import Size, plan
+from spin_core.training.schedule import Schedule
 from spin_core.training.sharding import autocast_in_forward, save_whole
 from spin_core.training.trainer import MetricsLog, PlannedTrainer, SpinTrainer, collate_pairs, score_answers_in_forward
 
@@ -32,7 +39,7 @@ _IDS = ("prompt_ids", "real_ids", "generated_ids")
 
 
 def _arguments(job: dict[str, Any], accumulation: int, packed: bool) -> TrainingArguments:
-    """The plan decides how pairs are cut and how long an epoch is; the forward pass autocasts itself."""
+    """The plan decides how pairs are cut and how long an epoch is, `Schedule` the rates; the forward pass autocasts itself."""
     settings = job["training"]
     arguments = {
         "output_dir": job["work"],
@@ -40,8 +47,6 @@ def _arguments(job: dict[str, Any], accumulation: int, packed: bool) -> Training
         "gradient_accumulation_steps": accumulation,
         "num_train_epochs": 1,
         "learning_rate": settings["learning_rate"],
-        "lr_scheduler_type": {"constant": "constant_with_warmup"}.get(settings["schedule"], settings["schedule"]),
-        "warmup_steps": settings["warmup_ratio"],
         "optim": {"rmsprop": "rmsprop", "adamw": "adamw_torch"}[settings["optimizer"]],
         "weight_decay": 0.0,
         "max_grad_norm": settings["max_grad_norm"],
@@ -96,11 +101,8 @@ def without_dropout(model: str) -> Any:
 def _packs(config: Any, longest: int, settings: dict[str, Any]) -> bool:
     """Whether the packed backend trains a model of this config; raises BadInput where TRL cannot stand in for it."""
     step = step_of(config, longest, settings["backend"])
-    if not step.packed and (settings["loss"] == "ipo" or settings["label_smoothing"] or settings["sft_weight"]):
-        raise BadInput(
-            f"{step.why}; it has no ipo, label_smoothing or sft_weight",
-            remedy="train with loss: sigmoid or hinge, without the other two",
-        )
+    if not step.packed and settings["backend"] != "trl" and (lacking := trl_lacks(settings)):
+        raise BadInput(f"{step.why}, and the TRL backend has no {lacking}", remedy="train with loss: sigmoid")
     print(step.why, flush=True)
     return step.packed
 
@@ -129,8 +131,20 @@ def _check_reporters(names: list[str]) -> None:
             raise BadInput(f"training.report_to: {name} is not installed", remedy=f"pip install {name}, or leave it out")
 
 
+def _objective(job: dict[str, Any]) -> Objective:
+    """The recipe's, with β as a number; a line for people where a fixed β asks for more than the human answers have."""
+    surprise, beta = Surprise.read(Path(job["reference"])), job["training"]["beta"]
+    found = objective(job["training"] | {"beta": surprise.resolve(beta)})
+    asked = found.asks(surprise.mean_real_tokens)
+    if beta != "auto" and asked > surprise.mean_real_nll and os.environ.get("RANK", "0") == "0":
+        told = f"beta {beta:g} asks for {asked:.3g} nats, and human answers have {surprise.mean_real_nll:.3g} left under this model"
+        print_event(Progress("training", 0, 0, note=f"{told}: the rest can only come from making sampled answers less likely"))
+    return found
+
+
 def _train(job: dict[str, Any]) -> None:
-    settings = job["training"]
+    goal = _objective(job)
+    settings = job["training"] = job["training"] | {"beta": goal.beta}
     _check_reporters(settings["report_to"])
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", job["tensorboard"])  # its default is the folder of the checkpoints, which goes
     bf16 = settings["precision"] == "bf16"
@@ -141,7 +155,7 @@ def _train(job: dict[str, Any]) -> None:
     steps = plan(
         sizes,
         pairs_per_step=settings["pairs_per_step"],
-        epochs=settings["epochs"],
+        epochs=min(settings["epochs"], settings["stop_after_epochs"] or settings["epochs"]),
         seed=settings["seed"],
         group_rows=settings["group_rows"],
         tokens=settings["tokens_per_micro_batch"],
@@ -161,7 +175,8 @@ def _train(job: dict[str, Any]) -> None:
         from spin_core.training.trl_backend import TrlTrainer  # importing TRL takes seconds
 
         trainer = TrlTrainer(Path(job["model"]), **common)
-    trainer.follow(steps, settings, bf16)
+    horizon = math.ceil(len(sizes) * settings["epochs"] / settings["pairs_per_step"])
+    trainer.follow(steps, goal, Schedule.of(settings, max(horizon, len(steps.steps))), bf16)
     if packed and trainer.is_world_process_zero():
         print(steps.saving(sizes), flush=True)
     with args.main_process_first(local=False):  # it may remove some
@@ -173,6 +188,7 @@ def _train(job: dict[str, Any]) -> None:
     if trainer.is_world_process_zero():
         if settings["lora"]:
             adapter.merge(Path(job["model"]), out)
+        prove_changed(Path(job["model"]), out)
         _complete(Path(job["model"]), out, log.path)
 
 

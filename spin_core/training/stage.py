@@ -19,7 +19,7 @@ from spin_core.store import Ref, Spec
 from spin_core.training.launch import Machines, launcher
 from spin_core.training.machines import invited
 
-STAGE_VERSION = 4
+STAGE_VERSION = 5
 _JOB = "spin_core.training.job"
 
 
@@ -69,7 +69,7 @@ class Train:
             on.job(_JOB, job, f"finetune-{self.spec().digest}", name, group=group, command=command)
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         speed = statistics.harmonic_mean(line["pairs/s"] for line in lines)  # steps hold equal numbers of pairs
-        return {"steps": lines[-1]["step"], "loss": lines[-1]["loss"], "pairs_per_s": speed}
+        return {"steps": lines[-1]["step"], "loss": lines[-1]["loss"], "beta": lines[-1]["beta"], "pairs_per_s": speed}
 
 
 def _checkpoints(sharding: str, gpus: int) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
@@ -19,10 +20,11 @@ from spin_core.lm.meter import Work, cost_of, peak_flops, peak_memory_gb
 from spin_core.lm.packing import Packed, pack
 from spin_core.runtime.errors import SpinflowError
 from spin_core.runtime.progress import Progress, print_event
-from spin_core.training.objective import spin_loss
+from spin_core.training.objectives import Objective, Pairs
 from spin_core.training.plan import Plan
+from spin_core.training.schedule import Schedule
 
-_STEP0_TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}
+_STEP0_NATS = {"fp32": 0.01, "bf16": 0.5}  # by which a log-prob of the policy may differ from the reference's
 
 
 class PlannedTrainer(Trainer):  # type: ignore[misc]
@@ -32,13 +34,15 @@ class PlannedTrainer(Trainer):  # type: ignore[misc]
     """
 
     plan: Plan
-    settings: dict[str, Any]
+    objective: Objective
+    schedule: Schedule
     bf16: bool
+    lr_scheduler: LambdaLR | None
     loss_is_scaled_for_ga = True  # by `scaled`
 
-    def follow(self, plan: Plan, settings: dict[str, Any], bf16: bool) -> None:
-        """Sets the plan and the recipe's training settings, before `train`."""
-        self.plan, self.settings, self.bf16 = plan, settings, bf16
+    def follow(self, plan: Plan, objective: Objective, schedule: Schedule, bf16: bool) -> None:
+        """Sets what is trained on, for what and how fast, before `train`."""
+        self.plan, self.objective, self.schedule, self.bf16 = plan, objective, schedule, bf16
         self._tokens = self._flops = 0.0
         self._checked = False
         self._clock = time.monotonic()
@@ -49,6 +53,13 @@ class PlannedTrainer(Trainer):  # type: ignore[misc]
         """This device's micro-batches. Nothing is left to shard or shuffle, so accelerate does not wrap it."""
         batches = self.plan.batches(self.args.process_index)
         return DataLoader(self.train_dataset, batch_sampler=batches, collate_fn=self.data_collator)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        """The plan's own learning rates; a scheduler counts the steps that are done."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda done: self.schedule.share(done + 1))
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
         return self.plan.pairs(self.state.global_step)
@@ -63,22 +74,24 @@ class PlannedTrainer(Trainer):  # type: ignore[misc]
         self._tokens += work.tokens
         self._flops += self._cost.flops(work) if self._cost else 0.0
 
-    def check_step0(self, loss_B: Tensor) -> None:
-        """At the first step the policy is the reference, so every loss is ln 2 (sigmoid), 1 (hinge) or 1/(4β²) (ipo).
+    def check_step0(self, loss_B: Tensor, pairs: Pairs) -> None:
+        """At the first step the policy is the reference, so every loss is what the objective says it is there (ln 2 for sigmoid).
 
-        Packing, masking and tokenisation mistakes are silent otherwise.
+        Packing, masking and tokenisation mistakes are silent otherwise. `loss_B` may be the mean of the micro-batch, [1].
         """
         if self._checked or self.state.global_step:
             return
         self._checked = True
-        kind, beta = self.settings["loss"], self.settings["beta"]
-        expected = {"sigmoid": math.log(2.0), "hinge": 1.0, "ipo": 0.25 / beta**2}[kind]
-        # how much a rounding error of the log-probs weighs: in proportion to the loss's slope at z = 0
-        steepness = 20.0 / beta if kind == "ipo" else max(1.0, beta / 0.1)
-        worst = float((loss_B - expected).abs().max())
-        if not worst <= _STEP0_TOLERANCE["bf16" if self.bf16 else "fp32"] * steepness:
+        expected_B, slope_B = self.objective.at_reference(pairs)
+        if len(loss_B) < len(expected_B):
+            expected_B, slope_B = expected_B.mean()[None], slope_B.mean()[None]
+        rounding_B = 1e-6 * (1.0 + expected_B.abs())  # of the loss itself, where β is tiny
+        excess_B = (loss_B - expected_B).abs() / (_STEP0_NATS["bf16" if self.bf16 else "fp32"] * slope_B + rounding_B)
+        worst = int(excess_B.nan_to_num(math.inf).argmax())
+        if not float(excess_B[worst]) <= 1.0:
+            told = f"a pair's loss is {loss_B[worst]:.4f}, not {expected_B[worst]:.4f}"
             raise SpinflowError(
-                f"step-0 check failed: a pair's loss is {expected + worst:.4f}, not {expected:.4f}; the reference is not this model's",
+                f"step-0 check failed: {told}; the reference is not this model's",
                 remedy="remove the reference artifact and run again to score it anew",
             )
 
@@ -95,9 +108,11 @@ class PlannedTrainer(Trainer):  # type: ignore[misc]
             tokens, flops = self.over_devices(done).tolist()
             self._tokens = self._flops = 0.0
             logs |= self.step_metrics()
+            logs |= {f"logratio/{side}": logs[f"rewards/{side}"] / self.objective.beta for side in ("real", "generated")}
             logs |= {"pairs/s": self.plan.pairs(self.state.global_step - 1) / seconds, "tokens/s": tokens / seconds}
             if self._cost:
                 logs["mfu"] = flops / seconds / self._peak / self.args.world_size
+            logs["beta"] = self.objective.beta
             logs["memory_gb"] = peak_memory_gb(self.args.device)
         super().log(logs, start_time)
 
@@ -113,7 +128,7 @@ def collate_pairs(rows: list[dict[str, Any]]) -> dict[str, Any]:
     tensors: dict[str, Any] = {name: getattr(batch, name) for name in batch.__dataclass_fields__}
     for side in ("real", "generated"):
         tensors[f"reference_{side}_B"] = torch.tensor([row[f"reference_{side}"] for row in rows], dtype=torch.float32)
-    tensors["real_tokens_B"] = torch.tensor([len(row["real_ids"]) for row in rows], dtype=torch.float32)
+        tensors[f"{side}_tokens_B"] = torch.tensor([len(row[f"{side}_ids"]) for row in rows], dtype=torch.float32)
     return tensors | {"work": batch.work()}
 
 
@@ -125,9 +140,9 @@ def score_answers_in_forward(model: Any) -> None:
 class SpinTrainer(PlannedTrainer):
     """The packed backend."""
 
-    def follow(self, plan: Plan, settings: dict[str, Any], bf16: bool) -> None:
+    def follow(self, plan: Plan, objective: Objective, schedule: Schedule, bf16: bool) -> None:
         """See `PlannedTrainer`."""
-        super().follow(plan, settings, bf16)
+        super().follow(plan, objective, schedule, bf16)
         # summed where they are computed: a transfer a micro-batch would make the GPU wait
         self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))
 
@@ -135,28 +150,10 @@ class SpinTrainer(PlannedTrainer):
         """Sum of the micro-batch's losses over the step's pairs."""
         # through the wrapped model's own call, so that DDP's gradient hooks and accelerate's autocast apply
         real_B, generated_B = model(**{name: inputs[name] for name in Packed.__dataclass_fields__}).chunk(2)
-        loss_B, reward_real_B, reward_generated_B = spin_loss(
-            real_B,
-            generated_B,
-            inputs["reference_real_B"],
-            inputs["reference_generated_B"],
-            self.settings["beta"],
-            self.settings["loss"],
-            self.settings["label_smoothing"],
-        )
-        self.check_step0(loss_B.detach())
-        if self.settings["sft_weight"]:
-            loss_B = loss_B - self.settings["sft_weight"] * real_B / inputs["real_tokens_B"]
-        margin_B = reward_real_B - reward_generated_B
-        for name, value_B in {
-            "loss": loss_B,
-            "rewards/real": reward_real_B,
-            "rewards/generated": reward_generated_B,
-            "rewards/accuracies": (margin_B > 0).float(),
-            "rewards/margins": margin_B,
-            "logps/real": real_B,
-            "logps/generated": generated_B,
-        }.items():
+        pairs = Pairs(real_B, generated_B, **{name: inputs[name] for name in Pairs.__dataclass_fields__ if name in inputs})
+        loss_B, metrics = self.objective.loss(pairs)
+        self.check_step0(loss_B.detach(), pairs)
+        for name, value_B in {"loss": loss_B, **metrics, "logps/real": real_B, "logps/generated": generated_B}.items():
             self._sums[name] += value_B.detach().sum()
         self.count(inputs["work"])
         return self.scaled(loss_B.sum())

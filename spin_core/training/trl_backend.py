@@ -17,6 +17,8 @@ from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from spin_core.lm.meter import Work
+from spin_core.recipe.losses import LOSSES
+from spin_core.training.objectives import Pairs
 from spin_core.training.trainer import PlannedTrainer
 
 # TRL's name → ours
@@ -33,7 +35,12 @@ _METRICS = {
 def trl_arguments(arguments: dict[str, Any], settings: dict[str, Any]) -> DPOConfig:
     """TRL's arguments with the recipe's loss. `bf16` would be TRL's default."""
     return DPOConfig(
-        **arguments, bf16=False, beta=settings["beta"], loss_type=[settings["loss"]], max_length=None, precompute_ref_log_probs=True
+        **arguments,
+        bf16=False,
+        beta=settings["beta"],
+        loss_type=[LOSSES[settings["loss"]].trl],
+        max_length=None,
+        precompute_ref_log_probs=True,
     )
 
 
@@ -65,7 +72,7 @@ class TrlTrainer(PlannedTrainer, DPOTrainer):  # type: ignore[misc]
         mean: Tensor = super().compute_loss(model, inputs)
         metrics = self._metrics["train"]
         extra = self.router_aux_loss_coef * metrics["aux_loss"][-1] if self.aux_loss_enabled else 0.0
-        self.check_step0(mean.detach()[None] - extra)
+        self.check_step0(mean.detach()[None] - extra, _pairs(inputs))
         loss = mean * len(inputs["ref_chosen_logps"])
         self._losses.append(loss.detach())
         size_B = inputs["attention_mask"].sum(1)
@@ -83,6 +90,13 @@ class TrlTrainer(PlannedTrainer, DPOTrainer):  # type: ignore[misc]
         self._losses.clear()
         found.clear()
         return {"loss": loss, **means}
+
+
+def _pairs(inputs: dict[str, Any]) -> Pairs:
+    """What step 0 is judged by: the policy is the reference there."""
+    real_B, generated_B = inputs["ref_chosen_logps"].float(), inputs["ref_rejected_logps"].float()
+    real_tokens_B, generated_tokens_B = inputs["completion_mask"].sum(1).float().chunk(2)
+    return Pairs(real_B, generated_B, real_B, generated_B, real_tokens_B, generated_tokens_B)
 
 
 def _collate(rows: list[dict[str, Any]], collator: DataCollatorForPreference) -> dict[str, Any]:

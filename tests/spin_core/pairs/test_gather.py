@@ -111,8 +111,8 @@ class World:
             for start in range(0, len(answers), self.shard_rows)
         ]
 
-    def join(self, train: list[Ref], test: list[Ref], iteration: int = 0, carried: Ref | None = None) -> Ref:
-        return join(self.store, iteration, self.prompts, self.encoded, train, test, carried)
+    def join(self, train: list[Ref], test: list[Ref], iteration: int = 0, carried: Ref | None = None, keep: bool = False) -> Ref:
+        return join(self.store, iteration, self.prompts, self.encoded, train, test, carried, keep)
 
 
 @pytest.fixture
@@ -148,6 +148,29 @@ def test_carry_over_takes_the_previous_iterations_own_pairs(world: World) -> Non
     counts = [{t: [r["iteration"] for r in read_rows(ref.path / TRAIN_FILE)].count(t) for t in range(3)} for ref in (first, second, third)]
     assert counts == [{0: own, 1: 0, 2: 0}, {0: own, 1: own, 2: 0}, {0: 0, 1: own, 2: own}]
     assert [ref.facts["carried"] for ref in (first, second, third)] == [0, own, own]
+
+
+def test_identical_pairs_stay_where_the_loss_has_a_gradient_on_them(world: World) -> None:
+    """And an iteration of a loss that has none carries none of them over."""
+    left_out = world.join(world.shards("train"), world.shards("test"))
+    kept = world.join(world.shards("train"), world.shards("test"), keep=True)
+    assert kept.digest != left_out.digest
+    assert kept.facts["pairs"] == left_out.facts["pairs"] + left_out.facts["identical"]
+    assert kept.facts["identical"] == left_out.facts["identical"]
+    assert "kept: " in kept.facts["message"]
+    pairs = read_rows(kept.path / TRAIN_FILE)
+    assert sum(row["real_ids"] == row["generated_ids"] for row in pairs) == kept.facts["identical"]
+    after = world.join(world.shards("train", tag=1), world.shards("test"), 1, kept)
+    assert after.facts["carried"] == left_out.facts["pairs"]
+    assert not [row for row in read_rows(after.path / TRAIN_FILE) if row["real_ids"] == row["generated_ids"]]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_nothing_but_identical_pairs_is_nothing_to_learn_from(world: World, keep: bool) -> None:
+    by_id = {row["row_id"]: world.real_ids(row) for row in world.rows["train"]}
+    same = world.shards("train", lambda answers: [{**a, "generated_ids": by_id[a["row_id"]]} for a in answers])
+    with pytest.raises(BadInput, match="no pair is left to tell apart"):
+        world.join(same, world.shards("test"), keep=keep)
 
 
 def test_the_pairs_load_as_the_official_trainer_loads_them(world: World) -> None:
@@ -214,7 +237,8 @@ def test_how_rows_are_cut_changes_nothing(
     world = World(tmp_path_factory.mktemp("world"), rows, skipped, shard_rows)
     out = tmp_path_factory.mktemp("out")
     job: dict[str, Any] = {"iteration": 0, "prompts": str(world.prompts.path), "encoded": str(world.encoded.path), "out": str(out)}
-    job |= {split: [str(ref.path) for ref in world.shards(split)] for split in ("train", "test")} | {"carried": None}
+    job |= {split: [str(ref.path) for ref in world.shards(split)] for split in ("train", "test")}
+    job |= {"carried": None, "keep_identical": False}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage, "_BLOCK", block)
         stage._work(job)

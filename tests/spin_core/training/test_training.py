@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,8 +21,10 @@ from spin_core.lm.logprobs import answer_logps, collate
 from spin_core.recipe import ModelSettings, Recipe
 from spin_core.runtime import process, progress
 from spin_core.runtime.errors import BadInput, ChildCrash
+from spin_core.scoring.beta import Surprise
 from spin_core.scoring.scores import load_scores
 from spin_core.store import Ref, Spec, Store
+from spin_core.training.job import _objective
 from tests.stages import finetune, import_model, score
 
 Lengths = tuple[int, int]
@@ -124,7 +127,8 @@ def test_gradients_do_not_depend_on_padding(tiny_model: Path) -> None:
 def test_a_step_at_the_papers_rate_changes_the_checkpoint(world: tuple[Store, Ref, Ref, Ref], tiny_model: Path) -> None:
     """In pure bf16 a 5e-7 update is lost in rounding; fp32 master weights keep it."""
     store, model, pairs, reference = world
-    new = finetune(store, recipe_for(tiny_model, learning_rate=5e-7, pairs_per_step=20), 0, model, pairs, reference)
+    recipe = recipe_for(tiny_model, learning_rate=5e-7, pairs_per_step=20, warmup_ratio=0.1)  # one step, which is all of the warm-up
+    new = finetune(store, recipe, 0, model, pairs, reference)
     before, after = (AutoModelForCausalLM.from_pretrained(ref.path).state_dict() for ref in (model, new))
     assert after["model.layers.0.mlp.up_proj.weight"].dtype == torch.float32
     assert all(not torch.equal(before[name], after[name]) for name in ("model.layers.0.mlp.up_proj.weight", "lm_head.weight"))
@@ -132,6 +136,7 @@ def test_a_step_at_the_papers_rate_changes_the_checkpoint(world: tuple[Store, Re
     assert not list(new.path.glob("*.bin"))
     first = steps(new)[0]
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-3)
+    assert first["learning_rate"] == 5e-7
     assert {"rewards/real", "rewards/generated", "rewards/accuracies", "rewards/margins", "logps/real", "grad_norm", "pairs/s"} <= set(
         first
     )
@@ -149,7 +154,59 @@ def test_micro_batches_do_not_change_the_losses(world: tuple[Store, Ref, Ref, Re
         assert one == pytest.approx(eight, rel=1e-4)
 
 
-@pytest.mark.parametrize(("settings", "expected"), [({"loss": "ipo"}, 25.0), ({"label_smoothing": 0.1}, math.log(2))])
+def test_a_run_that_changes_nothing_is_refused(world: tuple[Store, Ref, Ref, Ref], tiny_model: Path) -> None:
+    """The next iteration would play against the same model, and nobody would know."""
+    store, model, pairs, reference = world
+    with pytest.raises(BadInput, match=r"training changed none of \d+ weights.*raise learning_rate"):
+        finetune(store, recipe_for(tiny_model, learning_rate=1e-30, pairs_per_step=20), 0, model, pairs, reference)
+
+
+def test_a_run_may_stop_in_the_middle_of_its_schedule_and_take_beta_from_the_data(
+    world: tuple[Store, Ref, Ref, Ref], tiny_model: Path
+) -> None:
+    """Two epochs of six: each pair twice, at the rates that six epochs would have there."""
+    store, model, pairs, reference = world
+    real = [row["real_logp"] for row in read_rows(reference.path / "scores.parquet")]
+    found = Surprise.read(reference.path)
+    assert found.mean_real_nll == pytest.approx(-sum(real) / len(real))
+    assert found.mean_real_tokens == sum(len(row["real_ids"]) for row in read_rows(pairs.path / TRAIN_FILE)) / len(real)
+
+    def write(staging: Path) -> None:
+        shutil.copy(reference.path / "scores.parquet", staging)
+        Surprise(6.0, 3.0).write(staging)
+
+    shorter = store.build(Spec("reference", 1, {"as if": "6 nats"}), write)
+    changes: dict[str, Any] = {"epochs": 6, "stop_after_epochs": 2, "pairs_per_step": 10, "warmup_ratio": 0.25, "beta": "auto"}
+    new = finetune(store, recipe_for(tiny_model, **changes), 0, model, pairs, shorter)
+    lines = steps(new)
+    rates = [1e-3 / 3, 2e-3 / 3, 1e-3, 1e-3 * 9 / 10]  # of 12 steps, 3 of them warm-up
+    assert [line["learning_rate"] for line in lines] == pytest.approx(rates)
+    assert new.facts["beta"] == lines[0]["beta"] == 0.5
+    for side in ("real", "generated"):
+        assert lines[-1][f"logratio/{side}"] == pytest.approx(lines[-1][f"rewards/{side}"] / 0.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"beta": 0.1}, "beta 0.1 asks for 30 nats, and human answers have 12.5 left"),
+        ({"beta": 0.3}, None),  # 10 nats
+        ({"beta": 0.1, "loss": "hinge"}, None),  # 10 nats
+        ({"beta": "auto"}, None),
+        ({"beta": 0.5, "loss": "sigmoid_norm"}, "beta 0.5 asks for 24 nats"),  # 6 a token, 4 tokens
+    ],
+)
+def test_a_fixed_beta_that_asks_for_too_much_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: dict[str, Any], told: str | None
+) -> None:
+    Surprise(12.5, 4.0).write(tmp_path)
+    chosen = {"label_smoothing": 0.0, "sft_weight": 0.0, "loss": "sigmoid"} | settings
+    assert _objective({"reference": str(tmp_path), "training": chosen}).beta == {"auto": 0.24}.get(settings["beta"], settings["beta"])
+    event = progress.parse_line(capsys.readouterr().out)
+    assert (event.note.startswith(told) and event.total == 0) if event and told else event is told
+
+
+@pytest.mark.parametrize(("settings", "expected"), [({"loss": "ipo"}, 25.0), ({"loss": "sppo", "beta": 0.25}, 8.0)])
 def test_every_loss_starts_where_the_step_0_check_expects(
     world: tuple[Store, Ref, Ref, Ref], tiny_model: Path, settings: dict[str, Any], expected: float
 ) -> None:
@@ -159,14 +216,21 @@ def test_every_loss_starts_where_the_step_0_check_expects(
     assert first["tokens/s"] > first["pairs/s"]
 
 
-@pytest.mark.parametrize("loss", ["sigmoid", "hinge"])
+@pytest.mark.parametrize("loss", ["sigmoid", "sigmoid_norm"])
 def test_packed_and_trl_give_the_same_losses(world: tuple[Store, Ref, Ref, Ref], tiny_model: Path, tmp_path: Path, loss: str) -> None:
     """Five steps. `training.backend` is not in the digest: it may change speed and memory, never the curve; nor may checkpointing."""
     _, model, pairs, reference = world
     runs = []
     variants = [("packed", False), ("trl", False), ("packed", True)]
     for backend, checkpointing in variants if loss == "sigmoid" else variants[:2]:
-        recipe = recipe_for(tiny_model, backend=backend, gradient_checkpointing=checkpointing, pairs_per_step=4, loss=loss)
+        recipe = recipe_for(
+            tiny_model,
+            backend=backend,
+            gradient_checkpointing=checkpointing,
+            pairs_per_step=4,
+            loss=loss,
+            beta=0.1 if loss == "sigmoid" else 5.0,
+        )
         new = finetune(Store(tmp_path / f"{backend}-{checkpointing}"), recipe, 0, model, pairs, reference)
         assert "spin_tree" not in (new.path / "config.json").read_text()
         runs.append(steps(new))
@@ -174,7 +238,17 @@ def test_packed_and_trl_give_the_same_losses(world: tuple[Store, Ref, Ref, Ref],
     assert runs[0][-1]["loss"] < runs[0][0]["loss"] - 0.02
     for packed, trl, *others in zip(*runs, strict=True):
         assert set(packed) == set(trl)
-        for name in ("loss", "grad_norm", "rewards/real", "rewards/generated", "rewards/margins", "rewards/accuracies", "logps/real"):
+        for name in (
+            "loss",
+            "grad_norm",
+            "learning_rate",
+            "rewards/real",
+            "logratio/real",
+            "rewards/generated",
+            "rewards/margins",
+            "rewards/accuracies",
+            "logps/real",
+        ):
             assert packed[name] == pytest.approx(trl[name], rel=1e-4, abs=1e-4), name
         assert all(packed["loss"] == pytest.approx(other["loss"], rel=1e-4) for other in others)
 
@@ -196,6 +270,7 @@ def test_a_foreign_reference_stops_the_run(world: tuple[Store, Ref, Ref, Ref], t
     def write(staging: Path) -> None:
         rows = [{**row, "real_logp": row["real_logp"] + 3.0} for row in read_rows(reference.path / "scores.parquet")]
         write_rows(staging / "scores.parquet", rows, SCORES)
+        shutil.copy(reference.path / "beta.json", staging)
 
     wrong = store.build(Spec("reference", 1, {"wrong": True}), write)
     with pytest.raises(BadInput, match="step-0 check failed"):
@@ -206,7 +281,7 @@ def test_a_foreign_reference_stops_the_run(world: tuple[Store, Ref, Ref, Ref], t
 def test_a_killed_run_continues_as_if_nothing_had_happened(world: tuple[Store, Ref, Ref, Ref], tiny_model: Path, tmp_path: Path) -> None:
     """SIGKILL after some checkpoint, then again: the losses are those of a run that was never killed."""
     _, model, pairs, reference = world
-    recipe = recipe_for(tiny_model, epochs=20, save_steps=10)
+    recipe = recipe_for(tiny_model, epochs=20, save_steps=10, warmup_ratio=0.25)  # the kill is after the peak
     whole = steps(finetune(Store(tmp_path / "whole"), recipe, 0, model, pairs, reference))
     store = Store(tmp_path / "killed")
     with killed_at(15):
@@ -218,4 +293,5 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(world: tuple[Store, R
     assert [line["step"] for line in resumed] == list(range(1, 51))
     for one, other in zip(whole, resumed, strict=True):
         assert other["loss"] == pytest.approx(one["loss"], abs=1e-6)
+        assert other["learning_rate"] == one["learning_rate"] > 0.0
     assert not list((store.home / "work").iterdir())
