@@ -224,6 +224,14 @@ def test_the_official_config_means_what_it_says(tmp_path: Path) -> None:
     assert "hub_model_id" in plan.unused
 
 
+def test_a_revision_stays_text(tmp_path: Path) -> None:
+    path = config(tmp_path)
+    path.write_text(path.read_text() + "model_revision: 0123456\n")
+    assert load(path, [], devices=1).recipe.model.revision == "0123456"
+    plan = load(path, ["--model_revision=123e4567", "--learning_rate=5e-6", "--bf16=no"], devices=1)
+    assert (plan.recipe.model.revision, plan.recipe.training.learning_rate, plan.recipe.training.precision) == ("123e4567", 5e-6, "fp32")
+
+
 def test_the_official_lora_keys_are_a_lora_group(tmp_path: Path) -> None:
     keys = {"lora_r": 8, "lora_alpha": 4, "lora_dropout": 0.0, "lora_target_modules": ["q_proj", "v_proj"]}
     assert load(config(tmp_path, **keys), [], devices=1).recipe.training.lora is None
