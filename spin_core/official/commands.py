@@ -101,8 +101,9 @@ def finetune(
     """spin/run_spin.py: train on the pairs; the model goes to the file's output_dir."""
     from spin_core.official.config import load
     from spin_core.official.finetune import finetune as run
+    from spin_core.training.machines import Machines
 
-    plan = load(config, context.args, max(1, len(devices.visible())))
+    plan = load(config, context.args, max(1, len(devices.visible())) * Machines.of(os.environ).count)
     with _session():
         run(Store(home), plan)
 
