@@ -11,6 +11,7 @@ from pathlib import Path
 from spin_core.runtime import environment
 from spin_core.runtime.errors import BadInput, SpinflowError
 
+_ELSEWHERE = "choose another with --home or SPINFLOW_HOME"
 _OF_THE_MACHINE = {
     errno.EACCES: "check its owner and permissions",
     errno.EPERM: "check its owner and permissions",
@@ -55,23 +56,50 @@ def expanded(home: Path) -> Path:
     except RuntimeError:  # HOME is not set and the user has no entry in passwd, as in many containers
         raise BadInput(f"home {home}: HOME is not set, so ~ is no folder", remedy="give --home, or set SPINFLOW_HOME") from None
     except OSError as error:
-        raise BadInput(f"home {home}: {error.strerror}", remedy="choose another with --home or SPINFLOW_HOME") from None
+        raise BadInput(f"home {home}: {error.strerror}", remedy=_ELSEWHERE) from None
+
+
+def settle(home: Path) -> None:
+    """Before a run: makes its home, which is also the user's home folder where they have none to write to. Raises BadInput."""
+    require_writable(home)
+    if problem := _not_made(home):
+        raise BadInput(f"home {home}: {problem}", remedy=_ELSEWHERE)
+    try:
+        theirs = Path.home()
+        cache = theirs / ".cache" / "huggingface"
+        usable = not _not_made(theirs / ".prefect")
+    except RuntimeError:  # see `expanded`
+        cache, usable = home, False
+    if not usable:  # Prefect and other libraries keep settings and caches there
+        os.environ["HOME"] = str(home)
+        if cache.is_dir() and cache != home:
+            os.environ.setdefault("HF_HOME", str(cache))
+
+
+def _not_made(folder: Path) -> str:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return error.strerror or str(error)
+    return _obstacle(folder)
 
 
 def require_writable(home: Path) -> None:
     """Raises BadInput unless artifacts can be written under `home`, which need not exist yet; makes nothing."""
-    remedy = "choose another with --home or SPINFLOW_HOME"
-    places = (home, home / "artifacts", home / "logs", home / "campaigns", home / "work")
-    for place in places:
-        try:
-            there = next(path for path in (place, *place.parents) if path.exists() or path.is_symlink())
-            folder = there.is_dir()
-        except OSError as error:
-            raise BadInput(f"home {home}: {error.strerror}", remedy=remedy) from None
-        if not folder:
-            raise BadInput(f"home {home}: {there} is no folder", remedy=remedy)
-        if not os.access(there, os.W_OK | os.X_OK):
-            raise BadInput(f"home {home}: {there} cannot be written", remedy=remedy)
+    for place in (home, *(home / name for name in ("artifacts", "logs", "campaigns", "work"))):
+        if problem := _obstacle(place):
+            raise BadInput(f"home {home}: {problem}", remedy=_ELSEWHERE)
+
+
+def _obstacle(place: Path) -> str:
+    """Why a folder cannot be made or written there; empty where it can."""
+    try:
+        there = next(path for path in (place, *place.parents) if path.exists() or path.is_symlink())
+        if not there.is_dir():
+            return f"{there} is no folder"
+    except OSError as error:
+        return f"{place}: {error.strerror}"
+    return "" if os.access(there, os.W_OK | os.X_OK) else f"{there} cannot be written"
 
 
 def as_told(error: OSError) -> SpinflowError | None:
