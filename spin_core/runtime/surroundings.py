@@ -26,7 +26,8 @@ _OF_THE_MACHINE = {
 def prepare() -> None:
     """Called first by every command. Raises SpinflowError in one line where the system cannot do."""
     speak()
-    require_linux()
+    if sys.argv[1:] and "--help" not in sys.argv:  # which may be read anywhere
+        require_linux()
     environment.keep_loopback_direct()
 
 

@@ -85,10 +85,13 @@ def test_what_the_system_refuses_is_one_line(tmp_path: Path) -> None:
 OTHER_SYSTEM = """
 import sys
 import asyncio, concurrent.futures, ctypes, httpx, pyarrow.parquet, rich.console, rich.progress, subprocess, typer, yaml, pydantic  # their own look
+import sysconfig; sysconfig.get_config_vars()
 import rich.table, rich.markdown, typer.rich_utils, typer.main, multiprocessing, uuid, platform, socket, jinja2
 sys.platform = {platform!r}
 if sys.platform == "win32":
-    sys.modules.update(dict.fromkeys(["fcntl", "resource", "pwd", "grp", "termios"]))  # None: an import of it fails
+    sys.modules.pop("fcntl", None)
+    sys.modules.update(dict.fromkeys(["resource", "pwd", "grp", "termios"]))  # None: an import of it fails
+    sys.meta_path.insert(0, type("NoFcntl", (), {{"find_spec": lambda name, *_: exec("raise ImportError(name)") if name == "fcntl" else None}}))
 sys.argv = ["spinflow", *{arguments!r}]
 from flows.cli import main
 main()
