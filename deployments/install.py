@@ -63,7 +63,9 @@ def install_torch() -> None:
         if found and not _needs_cuda(found):
             pip("install", "-q", found[0]["download_info"]["url"])  # the wheel alone: what it requires, pip's own index has
             return
-        print(f"{index or 'no index'} has no CPU build of torch for this machine, or cannot be reached: taking the one with CUDA", flush=True)
+        print(
+            f"{index or 'no index'} has no CPU build of torch for this machine, or cannot be reached: taking the one with CUDA", flush=True
+        )
     pip("install", "-q", TORCH)
 
 

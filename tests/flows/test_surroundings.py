@@ -84,21 +84,29 @@ def test_what_the_system_refuses_is_one_line(tmp_path: Path) -> None:
 
 OTHER_SYSTEM = """
 import sys
-import asyncio, concurrent.futures, ctypes, httpx, pyarrow.parquet, rich.console, rich.progress, subprocess, typer, yaml, pydantic  # their own look
+import asyncio, concurrent.futures, ctypes, httpx, pyarrow.parquet, rich.console, rich.progress  # they look at the platform, too
+import subprocess, typer, yaml, pydantic
 import sysconfig; sysconfig.get_config_vars()
 import rich.table, rich.markdown, typer.rich_utils, typer.main, multiprocessing, uuid, platform, socket, jinja2
 sys.platform = {platform!r}
 if sys.platform == "win32":
-    sys.modules.pop("fcntl", None)
-    sys.modules.update(dict.fromkeys(["resource", "pwd", "grp", "termios"]))  # None: an import of it fails
-    sys.meta_path.insert(0, type("NoFcntl", (), {{"find_spec": lambda name, *_: exec("raise ImportError(name)") if name == "fcntl" else None}}))
+    UNIX = ("fcntl", "resource", "pwd", "grp", "termios")
+    class Missing:
+        def find_spec(name, *_):
+            if name in UNIX:
+                raise ImportError(name)
+    for name in UNIX:
+        sys.modules.pop(name, None)
+    sys.meta_path.insert(0, Missing)
 sys.argv = ["spinflow", *{arguments!r}]
 from flows.cli import main
 main()
 """
 
 
-@pytest.mark.parametrize(("platform", "says"), [("win32", "this is Windows; use WSL2, or a container"), ("darwin", "this is macOS; use a Linux machine")])
+@pytest.mark.parametrize(
+    ("platform", "says"), [("win32", "this is Windows; use WSL2, or a container"), ("darwin", "this is macOS; use a Linux machine")]
+)
 def test_another_system_is_told_in_one_line(tmp_path: Path, platform: str, says: str) -> None:
     """No traceback about fcntl or prctl; the help is there to read."""
     for arguments, status in ((["run", "t.yaml"], 1), (["--help"], 0), (["run", "--help"], 0)):

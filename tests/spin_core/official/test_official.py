@@ -299,13 +299,15 @@ def test_a_copy_that_fails_is_not_half_a_model(tmp_path: Path, monkeypatch: pyte
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(BadInput, match="No space left on device; mend it"):
+    with monkeypatch.context() as patch:
         patch.setattr("shutil.copy", full)
-        copy_model(new, old)
+        with pytest.raises(BadInput, match="No space left on device; mend it"):
+            copy_model(new, old)
     assert {file.name: file.read_text() for file in old.iterdir()} == {"config.json": "old", "model-00001-of-00001.safetensors": "old"}
-    with monkeypatch.context() as patch, pytest.raises(BadInput):
+    with monkeypatch.context() as patch:
         patch.setattr("os.replace", full)
-        copy_model(new, old)
+        with pytest.raises(BadInput):
+            copy_model(new, old)
     assert not (old / "config.json").exists()
     copy_model(new, old)
     assert {file.name for file in old.iterdir()} == {"config.json", "model.safetensors"}

@@ -99,7 +99,9 @@ def test_text_stays_text(tmp_path: Path, text: str) -> None:
 def test_other_fields_read_what_people_write(tmp_path: Path) -> None:
     """YAML 1.1 takes 5e-6 for text, and on for a truth: both are what their field makes of them."""
     path = tmp_path / "r.yaml"
-    path.write_text((FILE % ("~", "null", "")) + "training: {learning_rate: 5e-6, gradient_checkpointing: on, lora: {target_modules: [1e3, q]}}\n")
+    path.write_text(
+        (FILE % ("~", "null", "")) + "training: {learning_rate: 5e-6, gradient_checkpointing: on, lora: {target_modules: [1e3, q]}}\n"
+    )
     recipe = load_recipe(path)
     assert (recipe.model.revision, recipe.data.revision, recipe.data.split) == (None, None, None)
     assert (recipe.training.learning_rate, recipe.training.gradient_checkpointing) == (5e-6, True)

@@ -43,7 +43,9 @@ def test_a_wait_is_told_without_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A person who looks after an hour must see who holds the device."""
     now = iter(range(0, 10_000, 4))
     monkeypatch.setattr(live.time, "monotonic", lambda: float(next(now)))
-    found = lines_of(*(Progress("waiting for GPU 0", 0, 1, "", f"pid 7 holds it, {4 * i} s") for i in range(8)), Progress("waiting for GPU 0", 1, 1))
+    found = lines_of(
+        *(Progress("waiting for GPU 0", 0, 1, "", f"pid 7 holds it, {4 * i} s") for i in range(8)), Progress("waiting for GPU 0", 1, 1)
+    )
     assert found == ["waiting for GPU 0: pid 7 holds it, 12 s", "waiting for GPU 0: pid 7 holds it, 24 s", "waiting for GPU 0: done"]
 
 

@@ -119,7 +119,9 @@ def test_loopback_never_goes_through_a_proxy(monkeypatch: pytest.MonkeyPatch, se
     environment.keep_loopback_direct()  # a session after the command line
     assert httpx.get(server).status_code == 200
     assert httpx.get(server.replace("127.0.0.1", "localhost")).status_code == 200
-    wanted = "*" if "*" in listed.values() else ",".join([*(v for text in listed.values() for v in text.split(", ")), "127.0.0.1,localhost,::1"])
+    wanted = (
+        "*" if "*" in listed.values() else ",".join([*(v for text in listed.values() for v in text.split(", ")), "127.0.0.1,localhost,::1"])
+    )
     assert os.environ["NO_PROXY"] == wanted
 
 

@@ -25,7 +25,11 @@ def test_looking_makes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "says"),
-    [(errno.EACCES, "/x: Permission denied; check its owner"), (errno.EROFS, "/x: Read-only file system; choose"), (errno.ENOSPC, "free some space")],
+    [
+        (errno.EACCES, "/x: Permission denied; check its owner"),
+        (errno.EROFS, "/x: Read-only file system; choose"),
+        (errno.ENOSPC, "free some space"),
+    ],
 )
 def test_what_the_system_refuses_is_one_line(number: int, says: str) -> None:
     told = surroundings.as_told(OSError(number, os.strerror(number), "/x"))

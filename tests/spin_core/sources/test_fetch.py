@@ -27,8 +27,15 @@ def test_a_wheels_file_is_taken(tmp_path: Path, index: Path) -> None:
 
 def test_a_data_package_runs_no_code(tmp_path: Path, index: Path) -> None:
     """pip runs the setup.py of a source distribution to read its metadata, before anybody looked at it."""
-    indexes.sources(index, "talks", "1.0", f"open({str(tmp_path / 'code-ran')!r}, 'w')\nfrom setuptools import setup\nsetup(name='talks', version='1.0')")
-    with pytest.raises(BadInput, match=r"^talks==1.0 has no wheel that fits here; .* only its sources is not taken, as they would run code$"):
+    indexes.sources(
+        index,
+        "talks",
+        "1.0",
+        f"open({str(tmp_path / 'code-ran')!r}, 'w')\nfrom setuptools import setup\nsetup(name='talks', version='1.0')",
+    )
+    with pytest.raises(
+        BadInput, match=r"^talks==1.0 has no wheel that fits here; .* only its sources is not taken, as they would run code$"
+    ):
         fetch_pypi("pypi:talks==1.0/data.json", tmp_path / "home")
     assert not (tmp_path / "code-ran").exists()
 
