@@ -22,7 +22,7 @@ from spin_core.recipe import Recipe
 from spin_core.report.live import bars
 from spin_core.report.page import write_page
 from spin_core.report.table import show
-from spin_core.runtime import process, surroundings
+from spin_core.runtime import leftovers, process, surroundings
 from spin_core.runtime.errors import BadInput, SpinflowError
 from spin_core.store import Store
 
@@ -32,7 +32,7 @@ _SILENT = logging.CRITICAL + 1
 def run_flow(flow: Callable[..., Any], recipe: Recipe, home: Path, verbose: bool, log_format: str, log_level: str) -> None:
     """Runs a flow with bars while it runs and the campaign's table at the end; leaves the process with a status where it fails."""
     console = Console()
-    process.guard()
+    leftovers.guard()
     _leave_on_signal(console)
     _set_up_logs(verbose, log_format, log_level)
     try:

@@ -18,7 +18,7 @@ from spin_core.campaign.workspace import campaign_lock
 from spin_core.generation.pool import EnginePool
 from spin_core.generation.stage import Shard
 from spin_core.recipe import Recipe, load_recipe, with_overrides
-from spin_core.runtime import environment, process, surroundings
+from spin_core.runtime import environment, leftovers, process, surroundings
 from spin_core.runtime.errors import BadInput, SpinflowError
 from spin_core.runtime.launcher import Launcher, Stage
 from spin_core.runtime.progress import Progress, emit
@@ -81,7 +81,7 @@ def session(recipe: Recipe | str, overrides: list[str] | None, home: str | None)
     so a cancelled run leaves through the same door.
     """
     environment.keep_loopback_direct()
-    process.guard()  # in a worker there is no command line that did
+    leftovers.guard()  # in a worker there is no command line that did
     recipe = with_overrides(recipe, overrides) if isinstance(recipe, Recipe) else load_recipe(Path(recipe), overrides)
     store = Store(Path(home or os.environ.get("SPINFLOW_HOME") or DEFAULT_HOME))
     surroundings.require_writable(store.home)

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from spin_core.recipe import DataSettings, GenerationSettings, ModelSettings, Recipe
 from spin_core.report.live import bars
-from spin_core.runtime import devices, process, surroundings
+from spin_core.runtime import devices, leftovers, process, surroundings
 from spin_core.store import Store
 
 _PANEL = "The official SPIN scripts' commands"
@@ -101,7 +101,7 @@ def finetune(
     """spin/run_spin.py: train on the pairs; the model goes to the file's output_dir."""
     from spin_core.official.config import load
     from spin_core.official.finetune import finetune as run
-    from spin_core.training.machines import Machines
+    from spin_core.training.launch import Machines
 
     plan = load(config, context.args, max(1, len(devices.visible())) * Machines.of(os.environ).count)
     with _session():
@@ -118,7 +118,7 @@ def _store(home: Path) -> Store:
 def _session() -> Iterator[None]:
     """Bars while it runs; no child outlives it, whether it ends, fails or is interrupted."""
     console = Console()
-    process.guard()
+    leftovers.guard()
 
     def leave(_signal: int, _frame: object) -> None:
         process.end_all()

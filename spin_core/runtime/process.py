@@ -24,20 +24,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 from uuid import uuid4
 
-from spin_core.runtime import environment, progress
+from spin_core.runtime import environment, leftovers, progress
 from spin_core.runtime.errors import BadInput, Cancelled, ChildCrash, Corrupt, SpinflowError
 
 _PR_SET_PDEATHSIG = 1
 _MARK = "SPINFLOW_CHILD"
-_RUN = "SPINFLOW_RUN"
 _ERROR = "@error "
 _EXCEPTION = re.compile(r"\b\w+(?:Error|Exception|Exit): \S.*")
 _LAST_BYTES = 2**16
 _KINDS = {kind.__name__: kind for kind in (BadInput, Corrupt, Cancelled, SpinflowError)}
-_PF_EXITING = 0x4  # of the flags in proc(5), field 9
 _live: dict[subprocess.Popen[str], str] = {}  # each with its mark in the environment
 _lock = threading.Lock()
-_guarded = False
 
 
 def die_with_parent() -> None:
@@ -151,76 +148,6 @@ def _as_told(line: str, status: int) -> SpinflowError:
     return _KINDS.get(content["kind"], SpinflowError)(content["text"])
 
 
-def guard() -> None:
-    """Starts a watcher that ends whatever this run leaves behind, however it ends.
-
-    PDEATHSIG covers the children that we start, but not theirs, nor Prefect's ephemeral server. All inherit a mark in
-    their environment; the watcher sees the run's end as the closing of a pipe, and kills what still carries the mark.
-    A second call changes nothing: a run that the command line guards opens a session, which guards deployed runs.
-    """
-    global _guarded
-    if _guarded:
-        return
-    _guarded = True
-    run = f"{os.getpid()}-{_started(os.getpid())}-{uuid4().hex}"
-    os.environ[_RUN] = run
-    mark = f"{_RUN}={run}"
-    read, write = os.pipe()
-    os.set_inheritable(write, False)
-    code = "import sys; from spin_core.runtime.process import kill_marked; sys.stdin.read(); kill_marked(sys.argv[1])"
-    with os.fdopen(read) as end:
-        command = [sys.executable, "-c", code, mark]
-        env = {name: value for name, value in environment.of_child().items() if name != _RUN}
-        subprocess.Popen(command, stdin=end, start_new_session=True, stderr=subprocess.DEVNULL, env=env)
-
-
-def kill_marked(mark: str) -> None:
-    """SIGKILLs every process of this user whose environment has `mark`, but for this one."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                if mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
-                    os.kill(int(entry.name), signal.SIGKILL)
-            except OSError:
-                continue
-
-
-def left_behind() -> list[int]:
-    """Processes that will soon give memory back: those of runs that were killed, and any of this user's that is just ending.
-
-    A process that ends has lost its environment, and so our mark, before its pages are free.
-    """
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-            if fields[0] not in {"Z", "X"} and int(fields[6]) & _PF_EXITING and entry.stat().st_uid == os.getuid():
-                found.append(int(entry.name))
-                continue
-            marks = [part for part in (entry / "environ").read_bytes().decode(errors="replace").split("\0") if part.startswith(f"{_RUN}=")]
-        except (OSError, IndexError):  # it has ended, or belongs to somebody else
-            continue
-        if marks and _has_ended(marks[0].removeprefix(f"{_RUN}=")):
-            found.append(int(entry.name))
-    return found
-
-
-def _has_ended(run: str) -> bool:
-    """Whether the process that called `guard` is gone; its pid alone may be another's by now."""
-    pid, _, rest = run.partition("-")
-    try:
-        return _started(int(pid)) != rest.partition("-")[0]
-    except (OSError, ValueError, IndexError):
-        return True
-
-
-def _started(pid: int) -> str:
-    """When a process started, in clock ticks since boot (proc(5), field 22)."""
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-
-
 def size(log: Path) -> int:
     """Where a log ends now, in bytes: what is written from here on is the next child's."""
     return log.stat().st_size if log.exists() else 0
@@ -283,7 +210,7 @@ def end(*children: subprocess.Popen[str], grace_s: float = 10.0) -> None:
             child.wait()
         forget(child)
     for mark in marks:
-        kill_marked(mark)
+        leftovers.kill_marked(mark)
 
 
 def live() -> list[subprocess.Popen[str]]:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from spin_core.runtime import environment, process
-from spin_core.training.stage import launcher
+from spin_core.training.launch import launcher
 
 ROOT = Path(__file__).parents[3]
 JOB = """
