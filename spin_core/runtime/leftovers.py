@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,6 +17,7 @@ from spin_core.runtime import environment
 
 _RUN = "SPINFLOW_RUN"
 _PF_EXITING = 0x4  # of the flags in proc(5), field 9
+_ENDING_S = 120.0  # the kernel takes up to a minute to free what a process of many GB held, a driver sometimes more
 _guarded = False
 
 
@@ -51,6 +53,11 @@ def kill_marked(mark: str) -> None:
                     os.kill(int(entry.name), signal.SIGKILL)
             except OSError:
                 continue
+
+
+def ending(deadline: float) -> bool:
+    """Whether memory is worth waiting for past `deadline` (of time.monotonic): for a while, as long as something is left behind."""
+    return time.monotonic() < deadline + _ENDING_S and bool(left_behind())
 
 
 def left_behind() -> list[int]:

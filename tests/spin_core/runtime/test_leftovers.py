@@ -63,6 +63,8 @@ def test_what_a_killed_run_left_is_known(tmp_path: Path) -> None:
         run.kill()
         run.wait()
         assert child in leftovers.left_behind()
+        assert leftovers.ending(time.monotonic())
+        assert not leftovers.ending(time.monotonic() - 1000)  # nobody waits for ever
     finally:
         os.kill(child, signal.SIGKILL)
     deadline = time.monotonic() + 5
