@@ -100,6 +100,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["auto", "cpu", "gpu"], default="auto", help="auto takes gpu where an NVIDIA driver is loaded")
     device = parser.parse_args().device
+    if sys.platform != "linux":
+        raise SystemExit("error: spinflow runs on Linux; use WSL2, a Linux machine or a container from deployments/Dockerfile.cpu")
     if device == "auto":
         device = "gpu" if Path("/dev/nvidiactl").exists() else "cpu"
     pip("install", "-q", "--upgrade", "pip")

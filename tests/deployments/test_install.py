@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from deployments import install
 from deployments.install import unexpected
 from tests import indexes
 
@@ -76,6 +77,14 @@ def test_an_index_with_a_cpu_build_is_enough(environment: Path, own: tuple[Path,
     assert found["torch"] == "2.13.0+cpu"
     assert "nvidia-cublas" not in found
     assert "CUDA" not in said
+
+
+def test_on_another_system_nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(sys, "argv", ["install.py"])
+    monkeypatch.setattr(install, "pip", lambda *_: pytest.fail("pip was called"))
+    with pytest.raises(SystemExit, match="spinflow runs on Linux; use WSL2, a Linux machine or a container"):
+        install.main()
 
 
 def test_only_what_was_left_out_on_purpose_is_not_shown() -> None:
