@@ -24,7 +24,7 @@ def spinflow(folder: Path, *arguments: str, **environment: str | None) -> subpro
     changed = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     command = [sys.executable, "-m", "flows.cli", *arguments]
     env = {name: value for name, value in changed.items() if value is not None}
-    return subprocess.run(command, capture_output=True, text=True, errors="replace", cwd=folder, env=env, timeout=200)
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", cwd=folder, env=env, timeout=600)
 
 
 def check_one_line(done: subprocess.CompletedProcess[str], says: str, status: int = 2) -> None:
