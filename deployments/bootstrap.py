@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from deployments import automations  # noqa: E402  this file is run as a script
+from spin_core.runtime import environment  # noqa: E402
 
 POOL = "spinflow"
 QUEUES = {"default": 1, "nightly": 2}  # a person who waits goes before the night
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--silence", type=float, default=90.0, metavar="SECONDS", help="without heartbeat for so long, a run has crashed")
     parser.add_argument("--wait", type=float, default=180.0, metavar="SECONDS", help="how long to wait for the server")
     arguments = parser.parse_args()
+    environment.keep_loopback_direct()
     template = yaml.safe_load(arguments.base_job_template.read_text()) if arguments.base_job_template else None
     wait_for_server(arguments.wait)
     with get_client(sync_client=True) as client:

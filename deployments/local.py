@@ -19,6 +19,11 @@ from pathlib import Path
 import httpx
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from spin_core.runtime import surroundings  # noqa: E402  this file is run as a script
+from spin_core.runtime.errors import SpinflowError  # noqa: E402
+
 SETTINGS = ROOT / "prefect.toml"
 _ROLES = ("worker", "server")  # in the order of their end
 _GRACE_S = 40.0  # the worker ends its flow runs first
@@ -32,7 +37,13 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=4200)
     parser.add_argument("--recipe", type=Path, help="recipe file whose values the deployments start from")
     arguments = parser.parse_args()
-    home = arguments.home.expanduser().resolve()
+    try:
+        surroundings.prepare()
+        home = surroundings.expanded(arguments.home)
+        if arguments.command == "up":
+            surroundings.require_writable(home)
+    except SpinflowError as error:
+        raise SystemExit(f"error: {error}") from None
     folder = home / "server"
     if arguments.command == "up":
         up(folder, home, arguments.port, arguments.recipe)
@@ -48,7 +59,7 @@ def up(folder: Path, home: Path, port: int, recipe: Path | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     api = f"http://127.0.0.1:{port}/api"
     environment = {
-        **os.environ,
+        **os.environ,  # with loopback in NO_PROXY: the worker and the flow runs that it starts ask the server there
         "PREFECT_HOME": str(folder),
         "PREFECT_API_URL": api,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
 
 from spin_core.official import commands as official
 from spin_core.recipe import Recipe, load_recipe
+from spin_core.runtime import surroundings
 from spin_core.runtime.errors import BadInput, SpinflowError
 from spin_core.store import Store
 
@@ -42,7 +43,7 @@ def run(
 ) -> None:
     """Play all iterations. After a crash, the same command continues; what is done is not done again."""
     loaded = load_recipe(recipe, overrides)  # bad input is told in a second, before Prefect is imported
-    _environment_of_prefect()
+    _prepare_prefect(home)
     from flows.campaign import spin_campaign
     from flows.main import run_flow
 
@@ -60,7 +61,7 @@ def iterate(
 ) -> None:
     """Play the next iteration only."""
     loaded = load_recipe(recipe, overrides)
-    _environment_of_prefect()
+    _prepare_prefect(home)
     from flows.iteration import spin_iteration
     from flows.main import run_flow
 
@@ -108,8 +109,9 @@ def _load(recipe: Path, overrides: list[str] | None, home: Path) -> tuple[Recipe
     return load_recipe(recipe, overrides), Store(home)
 
 
-def _environment_of_prefect() -> None:
-    """Must be set before Prefect is imported."""
+def _prepare_prefect(home: Path) -> None:
+    """Sees that the home can be used, and sets what must be set before Prefect is imported."""
+    surroundings.settle(Store(home).home)
     settings = {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
@@ -127,10 +129,20 @@ official.attach(app)
 def main() -> None:
     """Entry point: one line for what the user can mend, never a traceback for it."""
     try:
+        surroundings.prepare()
         app(standalone_mode=True)
     except SpinflowError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2 if isinstance(error, BadInput) else 1) from None
+        _leave(error)
+    except OSError as error:
+        told = surroundings.as_told(error)
+        if told is None:
+            raise
+        _leave(told)
+
+
+def _leave(error: SpinflowError) -> NoReturn:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    raise SystemExit(2 if isinstance(error, BadInput) else 1) from None
 
 
 if __name__ == "__main__":

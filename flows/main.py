@@ -22,7 +22,7 @@ from spin_core.recipe import Recipe
 from spin_core.report.live import bars
 from spin_core.report.page import write_page
 from spin_core.report.table import show
-from spin_core.runtime import process
+from spin_core.runtime import leftovers, process, surroundings
 from spin_core.runtime.errors import BadInput, SpinflowError
 from spin_core.store import Store
 
@@ -32,7 +32,7 @@ _SILENT = logging.CRITICAL + 1
 def run_flow(flow: Callable[..., Any], recipe: Recipe, home: Path, verbose: bool, log_format: str, log_level: str) -> None:
     """Runs a flow with bars while it runs and the campaign's table at the end; leaves the process with a status where it fails."""
     console = Console()
-    process.guard()
+    leftovers.guard()
     _leave_on_signal(console)
     _set_up_logs(verbose, log_format, log_level)
     try:
@@ -45,10 +45,13 @@ def run_flow(flow: Callable[..., Any], recipe: Recipe, home: Path, verbose: bool
         console.print(f"report: {write_page(store, recipe)}", soft_wrap=True)
         if state.name == "NothingToDo":
             console.print(f"nothing to do: {state.message}", soft_wrap=True)
-    except SpinflowError as error:
-        text = " ".join(str(error).split())
+    except (SpinflowError, OSError) as error:
+        told = error if isinstance(error, SpinflowError) else surroundings.as_told(error)
+        if told is None:
+            raise
+        text = " ".join(str(told).split())
         print(json_line("ERROR", text) if log_format == "json" else f"error: {text}", file=sys.stderr)
-        raise SystemExit(2 if isinstance(error, BadInput) else 1) from None
+        raise SystemExit(2 if isinstance(told, BadInput) else 1) from None
 
 
 def _set_up_logs(verbose: bool, log_format: str, level: str) -> None:

@@ -18,7 +18,7 @@ from spin_core.campaign.workspace import campaign_lock
 from spin_core.generation.pool import EnginePool
 from spin_core.generation.stage import Shard
 from spin_core.recipe import Recipe, load_recipe, with_overrides
-from spin_core.runtime import process
+from spin_core.runtime import environment, leftovers, process, surroundings
 from spin_core.runtime.errors import BadInput, SpinflowError
 from spin_core.runtime.launcher import Launcher, Stage
 from spin_core.runtime.progress import Progress, emit
@@ -80,8 +80,11 @@ def session(recipe: Recipe | str, overrides: list[str] | None, home: str | None)
     `recipe` may be the path of a recipe file. A SIGTERM raises Prefect's TerminationSignal in the flow's main thread,
     so a cancelled run leaves through the same door.
     """
+    environment.keep_loopback_direct()
+    leftovers.guard()  # in a worker there is no command line that did
     recipe = with_overrides(recipe, overrides) if isinstance(recipe, Recipe) else load_recipe(Path(recipe), overrides)
     store = Store(Path(home or os.environ.get("SPINFLOW_HOME") or DEFAULT_HOME))
+    surroundings.require_writable(store.home)
     label_run(recipe.name)
     log = get_run_logger()
 

@@ -7,7 +7,10 @@ seed is sent: vLLM's CPU build can crash on one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -17,6 +20,11 @@ from spin_core.recipe import GenerationSettings
 from spin_core.runtime.errors import ChildCrash
 
 _MAX_OPEN = 256  # requests a shard keeps open; the server queues what its batch cannot take
+# An engine that answers none of its open requests for this long is taken for dead. The whole batch may be at its first token
+# when the clock starts, so it has ten minutes for prompts and kernels, and five seconds for each step of the longest answer:
+# about half an hour at 256 tokens. A batch on two cores takes less than one second a step.
+_SILENCE_S = 600.0
+_SILENCE_A_TOKEN_S = 5.0
 _ROW_AT_FAULT = {400, 413, 422}  # any other error says that the server cannot be used now
 
 
@@ -32,6 +40,11 @@ class Client:
             "verify": tls,
             "trust_env": False,
         }
+        self._patience_s = _SILENCE_S + _SILENCE_A_TOKEN_S * settings.max_new_tokens
+        self._lock = threading.Lock()  # shards share a client, each in a thread of its own
+        self._open = 0  # requests that wait for an answer
+        self._heard = 0.0  # when the last answer came, or the first request after a pause was sent
+        self._silent = False
 
     def served(self) -> list[str]:
         """The names of the models that the server serves to this key; empty where it does not answer as it should."""
@@ -42,7 +55,9 @@ class Client:
             return []
 
     def healthy(self) -> bool:
-        """Whether the server's engine can take work."""
+        """Whether the server's engine can take work. One that was silent for too long cannot, whatever its server says of it."""
+        if self._silent:
+            return False
         try:
             return httpx.get(f"{self.url}/health", timeout=10.0, **self._options).status_code == 200
         except httpx.HTTPError:
@@ -59,7 +74,8 @@ class Client:
         async def one(client: httpx.AsyncClient, ids: Sequence[int]) -> Answer:
             nonlocal done
             async with gate:
-                answer = await self._request(client, ids)
+                with self._waiting():
+                    answer = await self._request(client, ids)
             done += 1
             on_answer(done, len(answer.ids))
             return answer
@@ -68,10 +84,35 @@ class Client:
         async with httpx.AsyncClient(timeout=None, limits=limits, **self._options) as client:
             try:
                 async with asyncio.TaskGroup() as group:
+                    watch = group.create_task(self._watch())
                     tasks = [group.create_task(one(client, ids)) for ids in prompts]
+                    await asyncio.gather(*tasks)
+                    watch.cancel()
             except ExceptionGroup as problems:
                 raise problems.exceptions[0] from None
         return [task.result() for task in tasks]
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """While the block runs, the server owes an answer."""
+        with self._lock:
+            if not self._open:
+                self._heard = time.monotonic()
+            self._open += 1
+        try:
+            yield
+            self._heard = time.monotonic()
+        finally:
+            with self._lock:
+                self._open -= 1
+
+    async def _watch(self) -> None:
+        """Raises ChildCrash once the server has been silent for too long: a hung engine keeps its connections and its health."""
+        while not self._silent:
+            await asyncio.sleep(self._patience_s / 100)
+            self._silent = self._open > 0 and time.monotonic() - self._heard > self._patience_s
+        what = f"{self.url} has answered none of {self._open} requests for {self._patience_s:.0f} s"
+        raise ChildCrash(what, exit_code=-1, remedy="run again to continue")
 
     async def _request(self, client: httpx.AsyncClient, ids: Sequence[int]) -> Answer:
         body = {

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from spin_core.recipe import DataSettings, GenerationSettings, ModelSettings, Recipe
 from spin_core.report.live import bars
-from spin_core.runtime import devices, process
+from spin_core.runtime import devices, leftovers, process, surroundings
 from spin_core.store import Store
 
 _PANEL = "The official SPIN scripts' commands"
@@ -50,7 +50,7 @@ def reformat(
         ignore_columns=[name.strip() for name in ignore_columns.split(",") if name.strip()],
     )
     with _session():
-        run(Store(home), settings, test_split, output_dir)
+        run(_store(home), settings, test_split, output_dir)
 
 
 def generate(
@@ -78,7 +78,7 @@ def generate(
         generation=GenerationSettings(engine=engine, max_new_tokens=max_new_tokens, tensor_parallel=world_size),
     )
     with _session():
-        run(Store(home), recipe, Fraction(split, data_frac, frac_len), output_dir)
+        run(_store(home), recipe, Fraction(split, data_frac, frac_len), output_dir)
 
 
 def gather(
@@ -101,17 +101,24 @@ def finetune(
     """spin/run_spin.py: train on the pairs; the model goes to the file's output_dir."""
     from spin_core.official.config import load
     from spin_core.official.finetune import finetune as run
+    from spin_core.training.launch import Machines
 
-    plan = load(config, context.args, max(1, len(devices.visible())))
+    plan = load(config, context.args, max(1, len(devices.visible())) * Machines.of(os.environ).count)
     with _session():
-        run(Store(home), plan)
+        run(_store(home), plan)
+
+
+def _store(home: Path) -> Store:
+    store = Store(home)
+    surroundings.require_writable(store.home)
+    return store
 
 
 @contextmanager
 def _session() -> Iterator[None]:
     """Bars while it runs; no child outlives it, whether it ends, fails or is interrupted."""
     console = Console()
-    process.guard()
+    leftovers.guard()
 
     def leave(_signal: int, _frame: object) -> None:
         process.end_all()

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from spin_core.recipe import DataSettings, GenerationSettings, ModelSettings, Recipe, TrainingSettings
+from spin_core.recipe import DataSettings, GenerationSettings, ModelSettings, Recipe, TrainingSettings, scalars
 from spin_core.runtime.errors import BadInput
 
 # official key → ours, where it is the same thing under another name
@@ -48,6 +48,7 @@ _UNUSED = {
 _LORA = {"lora_r": "r", "lora_alpha": "alpha", "lora_target_modules": "target_modules"}
 # these would make the player differ from the opponent at step 0, or train what an adapter is not
 _NOT_IN_LORA = ("lora_dropout", "lora_modules_to_save")
+_TEXT = ("model_name_or_path", "model_revision", "output_dir", "base_model_revision", "model_code_revision")  # whatever they look like
 # these would change the result, so they may only be off
 _OFF = ("load_in_8bit", "push_to_hub", "fp16", "chat_template", "base_model_revision", "model_code_revision")
 
@@ -92,21 +93,29 @@ def load(path: Path, overrides: list[str], devices: int) -> Finetune:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = scalars.read(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadInput(f"{path} does not exist", remedy="give a YAML file like the official configs/config.yaml") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BadInput(f"{path} cannot be read: {' '.join(str(error).split())}", remedy="mend the YAML") from None
     if not isinstance(content, dict):
         raise BadInput(f"{path} is not a mapping of keys", remedy="give a YAML file like the official configs/config.yaml")
-    return content
+    return {str(key): _settled(str(key), value) for key, value in content.items()}
+
+
+def _settled(key: str, value: Any) -> Any:
+    return scalars.settled(value, str if key in _TEXT else Any)
 
 
 def _override(item: str) -> tuple[str, Any]:
     key, equals, value = item.partition("=")
     if not equals or not key.startswith("--"):
         raise BadInput(f"{item!r} is not --key=value", remedy="for example --num_train_epochs=2")
-    return key[2:].replace("-", "_"), yaml.safe_load(value)
+    name = key[2:].replace("-", "_")
+    try:
+        return name, _settled(name, scalars.read(value))
+    except yaml.YAMLError as error:
+        raise BadInput(f"{key}: {' '.join(str(error).split())}", remedy="put the value in quotes within quotes") from None
 
 
 def _check_keys(path: Path, content: dict[str, Any]) -> None:

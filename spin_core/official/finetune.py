@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spin_core.official.config import Finetune
+from spin_core.official.model_folder import copy_model
 from spin_core.players.stage import Import
-from spin_core.runtime.errors import BadInput
 from spin_core.runtime.launcher import Launcher
 from spin_core.runtime.progress import tell
 from spin_core.scoring.stage import Score
 from spin_core.sources.locate import Source, locate
-from spin_core.store import MANIFEST, Ref, Spec, Store
+from spin_core.store import Ref, Spec, Store
 from spin_core.training.stage import Train
 
 STAGE_VERSION = 2
@@ -31,7 +29,7 @@ def finetune(store: Store, plan: Finetune) -> Path:
     pairs = on.build(OfficialPairs(plan, model, store))
     reference = on.build(Score(training, model, pairs, splits=("train",)))
     player = on.build(Train(training, model, pairs, reference, run_name="official"))
-    _copy(player.path, plan.output_dir)
+    copy_model(player.path, plan.output_dir)
     facts = player.facts
     tell("finetune", f"{facts['steps']} steps, last loss {facts['loss']:.3f}; the model is in {plan.output_dir}")
     return plan.output_dir
@@ -72,19 +70,3 @@ class OfficialPairs:
             for name, share in self.plan.mixer.items()
         ]
         on.job("spin_core.official.pairs_job", job | self._limits, f"pairs-{self.spec().digest}", "tokenising the pairs")
-
-
-def _copy(model: Path, out: Path) -> None:
-    """Every file is there whole or as it was before."""
-    try:
-        for file in sorted(model.rglob("*")):
-            if file.is_file() and file.name != MANIFEST:
-                target = out / file.relative_to(model)  # a LoRA run's adapter is in a folder of its own
-                target.parent.mkdir(parents=True, exist_ok=True)
-                temporary = target.with_name(f".{file.name}.{os.getpid()}")
-                shutil.copy(file, temporary)
-                os.replace(temporary, target)
-    except OSError as error:
-        raise BadInput(
-            f"output_dir {out}: {error.strerror or error}", remedy="mend it and run again; the model is trained already"
-        ) from None

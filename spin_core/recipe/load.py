@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from spin_core.recipe import scalars
 from spin_core.recipe.keys import closest
 from spin_core.recipe.schema import Recipe
 from spin_core.runtime.errors import BadInput
@@ -18,7 +18,7 @@ from spin_core.runtime.errors import BadInput
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     """Reads a YAML recipe and applies `key.sub=value` overrides. Raises BadInput in one line."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = scalars.read(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadInput(f"recipe {path} does not exist", remedy="see recipes/ for examples") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -37,7 +37,7 @@ def _validated(content: dict[str, Any], overrides: list[str] | None, source: str
     for override in overrides or []:
         _apply(content, override)
     try:
-        return Recipe.model_validate(content)
+        return Recipe.model_validate(scalars.settled(content, Recipe))
     except ValidationError as error:
         raise BadInput(_first_problem(error, source)) from None
 
@@ -50,10 +50,10 @@ def _apply(content: dict[str, Any], override: str) -> None:
     target: Any = content
     for part in groups:
         target = target[int(part)] if isinstance(target, list) and part.isdigit() and int(part) < len(target) else _child(target, part, key)
-    parsed = yaml.safe_load(value)
-    if isinstance(parsed, str):  # YAML 1.1 reads 5e-6 as a string
-        with contextlib.suppress(ValueError):
-            parsed = float(parsed)
+    try:
+        parsed = scalars.read(value)
+    except yaml.YAMLError as error:
+        raise BadInput(f"--set {key}: {' '.join(str(error).split())}", remedy="put the value in quotes within quotes") from None
     if isinstance(target, list) and last.isdigit() and int(last) < len(target):
         target[int(last)] = parsed
     elif isinstance(target, dict):
@@ -65,7 +65,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
 def _child(target: Any, part: str, key: str) -> Any:
     if not isinstance(target, dict):
         raise BadInput(f"--set {key}: no such place in the recipe", remedy="list entries are numbered from 0")
-    if target.get(part) is None:
+    if target.get(part) is None or target[part] == scalars.Scalar("", None):
         target[part] = {}
     return target[part]
 

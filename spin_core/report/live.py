@@ -1,4 +1,4 @@
-"""Progress bars in a terminal; a line every ten seconds where there is none."""
+"""Progress bars in a terminal; where there is none, a line every ten seconds and one at each end, none of them twice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from spin_core.runtime.progress import Listener, Progress, listen
+from spin_core.runtime.progress import Progress, listen
 
 _LINE_EVERY_S = 10.0
 
@@ -21,7 +21,7 @@ _LINE_EVERY_S = 10.0
 def bars(console: Console) -> Iterator[None]:
     """Shows the progress events of this process until the block ends."""
     if not console.is_terminal:
-        end = listen(_lines(console))
+        end = listen(_Lines(console).draw)
         try:
             yield
         finally:
@@ -29,14 +29,15 @@ def bars(console: Console) -> Iterator[None]:
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
     with Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as shown:
-        lock = threading.Lock()
+        lock, notes = threading.Lock(), _Notes()
         tasks: dict[str, TaskID] = {}
         parts: dict[str, dict[int, float]] = defaultdict(dict)
 
         def draw(event: Progress) -> None:
             with lock:
                 if not event.total:
-                    shown.console.print(f"{event.name}: {event.note}", markup=False, highlight=False, soft_wrap=True)
+                    if line := notes.line(event):
+                        shown.console.print(line, markup=False, highlight=False, soft_wrap=True)
                     return
                 again = event.name in tasks and event.done == 0 and shown.tasks[tasks[event.name]].finished
                 if again:  # the same stage of the next iteration: its bar starts anew
@@ -54,19 +55,53 @@ def bars(console: Console) -> Iterator[None]:
             end()
 
 
-def _lines(console: Console) -> Listener:
-    last: dict[str, float] = {}
-    parts: dict[str, dict[int, float]] = defaultdict(dict)
+class _Lines:
+    """What a log file of the console gets."""
 
-    def draw(event: Progress) -> None:
-        if not event.total:
-            console.print(f"{event.name}: {event.note}", markup=False, highlight=False, soft_wrap=True)
-            return
-        now = time.monotonic()
-        parts[event.name][event.part] = event.done
-        done = sum(parts[event.name].values())
-        if done >= event.total or now - last.get(event.name, 0.0) >= _LINE_EVERY_S:
-            last[event.name] = now
-            console.print(f"{event.name}: {done:g}/{event.total:g} {event.unit} {event.note}", markup=False, highlight=False)
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._lock = threading.Lock()
+        self._notes = _Notes()
+        self._parts: dict[str, dict[int, float]] = defaultdict(dict)
+        self._due: dict[str, float] = {}  # when a stage's next line may be printed
+        self._ended: set[str] = set()
 
-    return draw
+    def draw(self, event: Progress) -> None:
+        """Prints a line if one is due."""
+        with self._lock:
+            text = self._notes.line(event) if not event.total else self._line(event)
+            if text:
+                self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _line(self, event: Progress) -> str:
+        name, parts, now = event.name, self._parts[event.name], time.monotonic()
+        if name in self._ended:
+            if event.done >= parts.get(event.part, 0.0):
+                return ""
+            self._ended.remove(name)  # the same stage of the next iteration
+            parts.clear()
+            self._due.pop(name, None)
+        parts[event.part] = event.done
+        done = sum(parts.values())
+        if done >= event.total:
+            self._ended.add(name)
+        elif now < self._due.setdefault(name, now + _LINE_EVERY_S):
+            return ""
+        self._due[name] = now + _LINE_EVERY_S
+        counts = f"{done:g}/{event.total:g} {event.unit}" if event.total > 1 else "done" if done else ""
+        return f"{name}: {' '.join(part for part in (counts.strip(), event.note) if part)}" if counts or event.note else ""
+
+
+class _Notes:
+    """Things to read, each told once."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def line(self, event: Progress) -> str:
+        """The line of a note, empty if it was told."""
+        line = f"{event.name}: {event.note}"
+        if line in self._told:
+            return ""
+        self._told.add(line)
+        return line

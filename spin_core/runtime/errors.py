@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from spin_core.runtime.redact import redact
+
 
 class SpinflowError(Exception):
     """A problem with a cause that the user can act on. Printed as one line, never as a traceback."""
 
     def __init__(self, what: str, *, remedy: str = "") -> None:
-        super().__init__(f"{what}; {remedy}" if remedy else what)
+        super().__init__(redact(f"{what}; {remedy}" if remedy else what))
 
 
 class BadInput(SpinflowError):

@@ -1,8 +1,8 @@
 """Child processes: streamed logs, typed crashes, and an end together with the parent.
 
 A stage's heavy work runs as `python -m MODULE JOB.json`, so the flow process never loads torch. The child's output
-goes to a log file; lines with the progress prefix become events. A child that the user caused to fail prints one
-line with the `@error` prefix and exits with status 2.
+goes to a log file; lines with the progress prefix become events. A child that fails with a SpinflowError prints one line,
+`@error {"kind": …, "text": …}`, and its parent raises the same kind of error.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 from uuid import uuid4
 
-from spin_core.runtime import progress
-from spin_core.runtime.errors import BadInput, Cancelled, ChildCrash, SpinflowError
+from spin_core.runtime import environment, leftovers, progress
+from spin_core.runtime.errors import BadInput, Cancelled, ChildCrash, Corrupt, SpinflowError
 
 _PR_SET_PDEATHSIG = 1
 _MARK = "SPINFLOW_CHILD"
-_KEEP_ENVIRON = {"SPT_NOENV": "1"}  # setproctitle, with which vLLM names its processes, else writes over the environment and our mark
 _ERROR = "@error "
 _EXCEPTION = re.compile(r"\b\w+(?:Error|Exception|Exit): \S.*")
 _LAST_BYTES = 2**16
-_BAD_INPUT_STATUS = 2
+_KINDS = {kind.__name__: kind for kind in (BadInput, Corrupt, Cancelled, SpinflowError)}
 _live: dict[subprocess.Popen[str], str] = {}  # each with its mark in the environment
 _lock = threading.Lock()
 
@@ -58,9 +57,9 @@ def spawn(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE if pipe else handle,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
             errors="replace",
-            env={**os.environ, **(env or {}), **_KEEP_ENVIRON, _MARK: mark},
+            env=environment.of_child({**(env or {}), _MARK: mark}),
             preexec_fn=die_with_parent,
             pass_fds=fds,
         )
@@ -83,18 +82,19 @@ def run_job(
 
     With `name`, the child's progress events go out under it, from 0 of 1 if it sends none. `env` and `fds` as in `spawn`.
 
-    Raises BadInput for a problem that the user caused, Cancelled if it was ended by SIGTERM, ChildCrash otherwise.
+    Raises the child's own kind of SpinflowError where it told one, Cancelled if it was ended by SIGTERM, ChildCrash otherwise.
     """
-    with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as handle:
+    with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False, encoding="utf-8") as handle:
         json.dump(job, handle)
     try:
         if name:
             progress.emit(progress.Progress(name, 0, 1))
         start = size(log)
         child = spawn([sys.executable, *launcher, "-m", module, handle.name], log, env, pipe=True, fds=fds)
-        error, reported = "", False
+        told: str | None = None
+        reported = False
         assert child.stdout is not None
-        with log.open("a") as sink:
+        with log.open("a", encoding="utf-8") as sink:
             for line in child.stdout:
                 event = progress.parse_line(line)
                 if event:
@@ -102,7 +102,7 @@ def run_job(
                     progress.emit(replace(event, name=name or event.name))
                     continue
                 if line.startswith(_ERROR):
-                    error = line[len(_ERROR) :].strip()
+                    told = told or line[len(_ERROR) :]  # of several processes, the first: the others fail because of it
                 sink.write(line)
                 sink.flush()
         status = child.wait()
@@ -113,9 +113,9 @@ def run_job(
         if name and not reported:
             progress.emit(progress.Progress(name, 1, 1))
         return
-    if error:
-        raise BadInput(error)
     label = name or module
+    if told:
+        raise _as_told(told, status)
     if status in (-signal.SIGTERM, 128 + signal.SIGTERM):
         raise Cancelled(f"{label} was cancelled")
     words = f"{label} ended with status {status}: {last_words(log, start)}"
@@ -123,47 +123,29 @@ def run_job(
 
 
 def job_main(work: Callable[[dict[str, Any]], None]) -> None:
-    """The `__main__` of a job module: reads the job, runs `work`, turns user errors into one line and status 2."""
+    """The `__main__` of a job module: reads the job, runs `work`, turns a SpinflowError into one line that its parent understands."""
     try:
-        work(json.loads(Path(sys.argv[1]).read_text()))
+        work(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
     except SpinflowError as error:
-        _refuse(str(error))
+        _tell(error)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        _refuse(f"disk full ({error}); free some space and run again")
+        _tell(SpinflowError(f"disk full ({error})", remedy="free some space and run again"))
 
 
-def _refuse(reason: str) -> NoReturn:
-    print(f"{_ERROR}{' '.join(reason.split())}", flush=True)
-    raise SystemExit(_BAD_INPUT_STATUS)
+def _tell(error: SpinflowError) -> NoReturn:
+    content = {"kind": type(error).__name__, "text": " ".join(str(error).split())}
+    print(f"{_ERROR}{json.dumps(content, ensure_ascii=False)}", flush=True)
+    raise SystemExit(2 if isinstance(error, BadInput) else 1)
 
 
-def guard() -> None:
-    """Starts a watcher that ends whatever this run leaves behind, however it ends.
-
-    PDEATHSIG covers the children that we start, but not theirs, nor Prefect's ephemeral server. All inherit a mark in
-    their environment; the watcher sees the run's end as the closing of a pipe, and kills what still carries the mark.
-    """
-    run = uuid4().hex
-    os.environ["SPINFLOW_RUN"] = run
-    mark = f"SPINFLOW_RUN={run}"
-    read, write = os.pipe()
-    os.set_inheritable(write, False)
-    code = "import sys; from spin_core.runtime.process import kill_marked; sys.stdin.read(); kill_marked(sys.argv[1])"
-    with os.fdopen(read) as end:
-        subprocess.Popen([sys.executable, "-c", code, mark], stdin=end, start_new_session=True, stderr=subprocess.DEVNULL)
-
-
-def kill_marked(mark: str) -> None:
-    """SIGKILLs every process of this user whose environment has `mark`, but for this one."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                if mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
-                    os.kill(int(entry.name), signal.SIGKILL)
-            except OSError:
-                continue
+def _as_told(line: str, status: int) -> SpinflowError:
+    """The error that a child told, of the kind that it had there: bad input is not retried, a crash below it is."""
+    content = json.loads(line)
+    if content["kind"] == ChildCrash.__name__:
+        return ChildCrash(content["text"], exit_code=status)
+    return _KINDS.get(content["kind"], SpinflowError)(content["text"])
 
 
 def size(log: Path) -> int:
@@ -228,7 +210,7 @@ def end(*children: subprocess.Popen[str], grace_s: float = 10.0) -> None:
             child.wait()
         forget(child)
     for mark in marks:
-        kill_marked(mark)
+        leftovers.kill_marked(mark)
 
 
 def live() -> list[subprocess.Popen[str]]:

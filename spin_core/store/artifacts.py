@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from spin_core.runtime import surroundings
 from spin_core.runtime.errors import BadInput, Corrupt
 from spin_core.store.files import fsync, plain, sha256_file
 from spin_core.store.locks import Waiting, locked, locked_if_free
@@ -85,7 +86,7 @@ class Store:
     """The artifacts under one home directory."""
 
     def __init__(self, home: Path) -> None:
-        self.home = home.expanduser().resolve()
+        self.home = surroundings.expanded(home)
         self.logs = self.home / "logs"
         self._swept = False
 

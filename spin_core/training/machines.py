@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from spin_core.runtime import devices, process
+from spin_core.runtime import devices, leftovers, process, surroundings
 from spin_core.runtime.errors import BadInput, SpinflowError
 from spin_core.training.launch import Machines, launcher
 
@@ -99,9 +99,9 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 
 if __name__ == "__main__":
-    process.guard()
+    leftovers.guard()
     try:
-        follow(Path(sys.argv[1]).expanduser().resolve())
+        follow(surroundings.expanded(Path(sys.argv[1])))
     except (SpinflowError, KeyboardInterrupt) as error:
         process.end_all()
         sys.exit(str(error) or None)

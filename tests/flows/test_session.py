@@ -1,5 +1,8 @@
 """Sampling a split in the real Prefect, with an engine that fails where it is told to."""
 
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +20,8 @@ from spin_core.runtime.errors import ChildCrash, SpinflowError
 from spin_core.store import Ref, Store
 from tests.stages import session_of
 from tests.tiny import make_encoded
+
+ROOT = Path(__file__).parents[2]
 
 
 class Fussy:
@@ -69,3 +74,29 @@ def test_a_shard_without_luck_does_not_stop_the_others(tmp_path: Path, prefect_s
     rows = [row for ref in refs for row in read_rows(ref.path / "shard.parquet")]
     assert [row["row_id"] for row in rows] == [f"{number:016x}" for number in range(6)]
     assert [row["finish_reason"] for row in rows] == ["stop"] * 4 + ["error: no", "stop"]
+
+
+def test_a_session_guards_its_process(tmp_path: Path) -> None:
+    """A worker's flow run has no command line that did: SIGKILLed, it would leave an engine that holds the device."""
+    code = (
+        "import subprocess, time; from flows.session import session; from spin_core.runtime.errors import BadInput\n"
+        "try:\n    with session('none.yaml', None, None): pass\nexcept BadInput: pass\n"
+        "print(subprocess.Popen(['sleep', '60'], start_new_session=True).pid, flush=True); time.sleep(60)"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert run.stdout is not None
+    child = int(run.stdout.readline())
+    assert runs(child)
+    run.kill()
+    run.wait()
+    deadline = time.monotonic() + 20
+    while runs(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in {"Z", "X"}
+    except FileNotFoundError:
+        return False

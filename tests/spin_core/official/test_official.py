@@ -1,9 +1,12 @@
 """The official commands on official files: each does what the script does, and what it got wrong does not happen."""
 
+import errno
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -13,10 +16,12 @@ import yaml
 
 from spin_core.contracts.rows import row_id
 from spin_core.contracts.tables import read_rows
+from spin_core.official import commands
 from spin_core.official.config import load
 from spin_core.official.finetune import OfficialPairs
 from spin_core.official.gather import gather
 from spin_core.official.generate import Fraction, FractionPrompts
+from spin_core.official.model_folder import copy_model
 from spin_core.recipe.schema import LoraSettings
 from spin_core.runtime.errors import BadInput
 from spin_core.runtime.launcher import Launcher
@@ -224,6 +229,14 @@ def test_the_official_config_means_what_it_says(tmp_path: Path) -> None:
     assert "hub_model_id" in plan.unused
 
 
+def test_a_revision_stays_text(tmp_path: Path) -> None:
+    path = config(tmp_path)
+    path.write_text(path.read_text() + "model_revision: 0123456\n")
+    assert load(path, [], devices=1).recipe.model.revision == "0123456"
+    plan = load(path, ["--model_revision=123e4567", "--learning_rate=5e-6", "--bf16=no"], devices=1)
+    assert (plan.recipe.model.revision, plan.recipe.training.learning_rate, plan.recipe.training.precision) == ("123e4567", 5e-6, "fp32")
+
+
 def test_the_official_lora_keys_are_a_lora_group(tmp_path: Path) -> None:
     keys = {"lora_r": 8, "lora_alpha": 4, "lora_dropout": 0.0, "lora_target_modules": ["q_proj", "v_proj"]}
     assert load(config(tmp_path, **keys), [], devices=1).recipe.training.lora is None
@@ -235,6 +248,69 @@ def test_the_official_lora_keys_are_a_lora_group(tmp_path: Path) -> None:
     assert not set(keys) & set(plan.unused)
     plan = load(config(tmp_path, use_peft=True, lora_target_modules=["all-linear"]), [], devices=1)
     assert plan.recipe.training.lora == LoraSettings()
+
+
+def test_the_batch_counts_the_devices_of_every_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`accelerate launch` of theirs multiplies by all processes; ours would train in half the batch on two machines."""
+    seen: list[int] = []
+    monkeypatch.setattr("spin_core.official.finetune.finetune", lambda store, plan: seen.append(plan.recipe.training.pairs_per_step))
+    monkeypatch.setattr("spin_core.official.commands._session", nullcontext)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "none-0,none-1")
+    for name, value in {"NNODES": "3", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    context = SimpleNamespace(args=["--per_device_train_batch_size=4", "--gradient_accumulation_steps=2"])
+    commands.finetune(context, config(tmp_path), tmp_path / "home")  # type: ignore[arg-type]
+    assert seen == [4 * 2 * 2 * 3]
+
+
+def folder_of(path: Path, **files: str) -> Path:
+    for name, text in files.items():
+        file = path / name.replace("__", "/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return path
+
+
+def test_the_output_folder_holds_one_model(tmp_path: Path) -> None:
+    """Shards, an index or an adapter of an older, larger model would be loaded with the new one, or instead of it."""
+    old = {"config.json": "old", "model-00001-of-00002.safetensors": "old", "model-00002-of-00002.safetensors": "old"}
+    old |= {"model.safetensors.index.json": "old", "pytorch_model.bin": "old", "adapter_config.json": "old", "added_tokens.json": "old"}
+    old |= {"adapter__adapter_model.safetensors": "old", "adapter__adapter_config.json": "old", ".model.safetensors.4711": "killed"}
+    users = {"README.md": "mine", "notes.txt": "mine", "my_head.safetensors": "mine", "runs__log.json": "mine", "eval.json": "mine"}
+    new = {"config.json": "new", "model.safetensors": "new", "tokenizer.json": "new", "MANIFEST.json": "{}"}
+    out = folder_of(tmp_path / "out", **old, **users)
+    copy_model(folder_of(tmp_path / "new", **new), out)
+    found = {str(file.relative_to(out)): file.read_text() for file in out.rglob("*") if file.is_file()}
+    assert found == {name.replace("__", "/"): text for name, text in users.items()} | {
+        "config.json": "new",
+        "model.safetensors": "new",
+        "tokenizer.json": "new",
+    }
+    assert not (out / "adapter").exists()
+    copy_model(folder_of(tmp_path / "lora", **new, **{"adapter__adapter_config.json": "new"}), out)
+    assert (out / "adapter" / "adapter_config.json").read_text() == "new"
+
+
+def test_a_copy_that_fails_is_not_half_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed or out of space while the weights are copied, the folder is what it was; afterwards no config says that it is whole."""
+    old = folder_of(tmp_path / "out", **{"config.json": "old", "model-00001-of-00001.safetensors": "old"})
+    new = folder_of(tmp_path / "new", **{"config.json": "new", "model.safetensors": "new"})
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.copy", full)
+        with pytest.raises(BadInput, match="No space left on device; mend it"):
+            copy_model(new, old)
+    assert {file.name: file.read_text() for file in old.iterdir()} == {"config.json": "old", "model-00001-of-00001.safetensors": "old"}
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", full)
+        with pytest.raises(BadInput):
+            copy_model(new, old)
+    assert not (old / "config.json").exists()
+    copy_model(new, old)
+    assert {file.name for file in old.iterdir()} == {"config.json", "model.safetensors"}
 
 
 @pytest.mark.parametrize(

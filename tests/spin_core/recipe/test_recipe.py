@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from spin_core.recipe import Recipe, TrainingSettings, load_recipe
+from spin_core.recipe import Recipe, TrainingSettings, load_recipe, with_overrides
 from spin_core.runtime.errors import BadInput
 
 RECIPES = Path(__file__).parents[3] / "recipes"
@@ -31,6 +31,7 @@ def test_overrides_and_iterations() -> None:
         ("name=../up", "name"),
         ("generation.engine=magic", "generation.engine"),
         ("training", "--set"),
+        ("model.name=@m", "model.name"),
         ("iterations.9.beta=1", "iterations.9.beta"),
     ],
 )
@@ -74,6 +75,47 @@ def test_the_published_setting() -> None:
     found = [recipe.at(iteration).training for iteration in range(4)]
     assert [(t.epochs, t.stop_after_epochs) for t in found] == [(6, 2)] * 4
     assert [(t.learning_rate, t.beta) for t in found] == [(5e-7, 0.1), (5e-7, 0.1), (1e-7, 0.1), (1e-7, 5.0)]
+
+
+FILE = """
+name: x
+model: {name: m, revision: %s}
+data: {name: d, revision: %s, split: %s}
+"""
+
+
+@pytest.mark.parametrize("text", ["123e4567", "0123456", "1e5", "1234567", "2024-01-01", "12:30:45", "1_000", "on", "No", "0x1f", ".5"])
+def test_text_stays_text(tmp_path: Path, text: str) -> None:
+    """A commit's digits can look like a number; another revision would be trained on, or none be found."""
+    path = tmp_path / "r.yaml"
+    path.write_text(FILE % (text, text, text))
+    recipe = load_recipe(path)
+    assert (recipe.model.revision, recipe.data.revision, recipe.data.split) == (text, text, text)
+    recipe = load_recipe(RECIPES / "demo.yaml", [f"data.revision={text}", f"model.revision={text}", f"data.split={text}"])
+    assert (recipe.model.revision, recipe.data.revision, recipe.data.split) == (text, text, text)
+    assert with_overrides(recipe, ["training.beta=1e-1"]).data.revision == text
+
+
+def test_other_fields_read_what_people_write(tmp_path: Path) -> None:
+    """YAML 1.1 takes 5e-6 for text, and on for a truth: both are what their field makes of them."""
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        (FILE % ("~", "null", "")) + "training: {learning_rate: 5e-6, gradient_checkpointing: on, lora: {target_modules: [1e3, q]}}\n"
+    )
+    recipe = load_recipe(path)
+    assert (recipe.model.revision, recipe.data.revision, recipe.data.split) == (None, None, None)
+    assert (recipe.training.learning_rate, recipe.training.gradient_checkpointing) == (5e-6, True)
+    assert recipe.training.lora is not None
+    assert recipe.training.lora.target_modules == ["1e3", "q"]
+    assert load_recipe(path, ["training.gradient_checkpointing=off"]).training.gradient_checkpointing is False
+
+
+def test_a_key_that_is_there_twice_is_told(tmp_path: Path) -> None:
+    """YAML would take the last one, and say nothing of the first."""
+    path = tmp_path / "r.yaml"
+    path.write_text("name: x\nmodel: {name: m}\ndata: {name: d}\ntraining: {beta: 1}\ntraining: {epochs: 1}\n")
+    with pytest.raises(BadInput, match=r"training is there twice.*line 5"):
+        load_recipe(path)
 
 
 def test_missing_and_broken_files(tmp_path: Path) -> None:

@@ -31,4 +31,4 @@ def test_a_stage_that_comes_again_starts_anew() -> None:
 
 def test_without_a_terminal_lines_are_few() -> None:
     out = shown(False, *(Progress("training", step, 1000, "steps", "loss 0.5") for step in range(1001)))
-    assert out.splitlines() == ["training: 0/1000 steps loss 0.5", "training: 1000/1000 steps loss 0.5"]
+    assert out.splitlines() == ["training: 1000/1000 steps loss 0.5"]

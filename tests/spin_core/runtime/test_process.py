@@ -10,16 +10,25 @@ from pathlib import Path
 import pytest
 
 from spin_core.runtime import process
-from spin_core.runtime.errors import BadInput, Cancelled, ChildCrash
+from spin_core.runtime.errors import BadInput, Cancelled, ChildCrash, Corrupt, SpinflowError
 
+ROOT = Path(__file__).parents[3]
 JOB = """
-import os, signal, sys
-from spin_core.runtime.errors import BadInput
+import errno, os, signal, sys
+from spin_core.runtime.errors import BadInput, ChildCrash, Corrupt, SpinflowError
 from spin_core.runtime.process import job_main
 def work(job):
     print("working")
     if job["end"] == "bad":
         raise BadInput("the file is empty", remedy="fill it")
+    if job["end"] == "damaged":
+        raise Corrupt("the manifest\\nlies", remedy="run again")
+    if job["end"] == "alarm":
+        raise SpinflowError("loss at step 0 is 0.9 → not ln 2")
+    if job["end"] == "below":
+        raise ChildCrash("its engine died", exit_code=-9)
+    if job["end"] == "full":
+        raise OSError(errno.ENOSPC, "No space left")
     if job["end"] == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if job["end"] == "term":
@@ -32,16 +41,26 @@ job_main(work)
 
 @pytest.mark.parametrize(
     ("end", "error", "says"),
-    [("bad", BadInput, "file is empty; fill it"), ("kill", ChildCrash, "-9"), ("term", Cancelled, ""), ("bug", ChildCrash, "boom")],
+    [
+        ("bad", BadInput, "^the file is empty; fill it$"),
+        ("damaged", Corrupt, "^the manifest lies; run again$"),
+        ("alarm", SpinflowError, "^loss at step 0 is 0.9 → not ln 2$"),
+        ("below", ChildCrash, "^its engine died$"),
+        ("full", SpinflowError, "disk full .*No space left.*; free some space and run again"),
+        ("kill", ChildCrash, "-9"),
+        ("term", Cancelled, "was cancelled"),
+        ("bug", ChildCrash, "boom"),
+    ],
 )
 def test_a_child_ends_as_a_typed_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, error: type[Exception], says: str
 ) -> None:
-    """The retry policy looks at the type: a crash is retried, bad input and cancellation are not."""
+    """The retry policy looks at the type: a crash is retried, bad input and cancellation are not; so does the exit status."""
     (tmp_path / "spin_test_job.py").write_text(JOB)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[3]}")
-    with pytest.raises(error, match=says):
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    with pytest.raises(error, match=says) as caught:
         process.run_job("spin_test_job", {"end": end}, tmp_path / "job.log")
+    assert type(caught.value) is error
     assert "working" in (tmp_path / "job.log").read_text()
 
 
@@ -63,10 +82,10 @@ def test_last_words_name_the_root_cause(tmp_path: Path) -> None:
 def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
     """A killed run must not leave an engine that holds the memory."""
     code = (
-        "import sys; from pathlib import Path; from spin_core import process\n"
+        "import sys; from pathlib import Path; from spin_core.runtime import process\n"
         f"c = process.spawn(['sleep', '60'], Path({str(tmp_path / 'log')!r})); print(c.pid, flush=True); c.wait()"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3])
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     parent.kill()
@@ -129,21 +148,3 @@ def _runs(pid: int) -> bool:
         return False
     finally:
         assert os.getpid() != pid
-
-
-def test_the_guard_ends_what_a_killed_run_leaves(tmp_path: Path) -> None:
-    """Prefect's ephemeral server is not our child to mark with PDEATHSIG; it must not outlive a killed run either."""
-    code = (
-        "import subprocess, time; from spin_core.runtime.process import guard; guard()\n"
-        "c = subprocess.Popen(['sleep', '60'], start_new_session=True); print(c.pid, flush=True); time.sleep(60)"
-    )
-    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3])
-    assert run.stdout is not None
-    child = int(run.stdout.readline())
-    assert _runs(child)
-    run.kill()
-    run.wait()
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and _runs(child):
-        time.sleep(0.05)
-    assert not _runs(child)
