@@ -47,6 +47,7 @@ def test_a_deployment_runs_to_completed(farm: Farm) -> None:
     assert [row["model"][:3] for row in json.loads(artifacts["night-results"]["data"])] == ["θ_0", "θ_1"]
     log = farm.log(run["id"])
     assert "'loss':" in log, "the trainer's own lines are missing"
+    assert "sees none of the GPUs" in log, "the worker's children were not given the GPU"
     assert " 50%|" not in log
     assert "  0%|" not in log, "progress bars flood the log"
     logs = [path for path in (farm.home / "logs" / "latest").resolve().iterdir()]
