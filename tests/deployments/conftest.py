@@ -170,7 +170,7 @@ class Farm:
     def freeze_trainer(self) -> None:
         """Holds the training at its first checkpoint, so that what a test does next is in time on any machine."""
         until(self.checkpoints, 120, "no checkpoint")
-        for pid in self.processes("training.finetune_job"):
+        for pid in self.processes("spin_core.training.job"):
             os.kill(pid, signal.SIGSTOP)
 
     def saved_metrics(self) -> list[str]:
