@@ -224,7 +224,7 @@ def measure(options: argparse.Namespace, store: Store, folder: Path) -> tuple[li
     rows = [row["prompt_ids"] for row in read_rows(encoded.path / "train.parquet", ["prompt_ids"])]
     spare = options.rows * 2 * options.repetitions  # the first row that no repetition needs: for warming up
     assert len(rows) > spare + shard_rows, "too many prompts were over the limit"
-    gpus = min(1, len(devices.visible()))
+    gpus = devices.visible()[:1]
     job = {"model": str(model.path), "tokens": options.tokens}
     job |= {"arguments": engine_arguments(recipe.data.max_prompt_tokens + options.tokens, gpus)}
     ours = Spinflow(store, recipe, model, prompts)

@@ -18,7 +18,7 @@ from spin_core.campaign.workspace import campaign_lock
 from spin_core.generation.pool import EnginePool
 from spin_core.generation.stage import Shard
 from spin_core.recipe import Recipe, load_recipe, with_overrides
-from spin_core.runtime import environment, leftovers, process, surroundings
+from spin_core.runtime import devices, environment, leftovers, process, surroundings
 from spin_core.runtime.errors import BadInput, SpinflowError
 from spin_core.runtime.launcher import Launcher, Stage
 from spin_core.runtime.progress import Progress, emit
@@ -86,6 +86,7 @@ def session(recipe: Recipe | str, overrides: list[str] | None, home: str | None)
     store = Store(Path(home or os.environ.get("SPINFLOW_HOME") or DEFAULT_HOME))
     surroundings.require_writable(store.home)
     label_run(recipe.name)
+    devices.introduce(f"campaign {recipe.name}")
     log = get_run_logger()
 
     def waiting(holder: str) -> None:

@@ -19,7 +19,7 @@ from spin_core.generation.engine import Answer, OnAnswer
 from spin_core.recipe import GenerationSettings
 from spin_core.runtime.errors import ChildCrash
 
-_MAX_OPEN = 256  # requests a shard keeps open; the server queues what its batch cannot take
+_MAX_OPEN = 1024  # requests a shard keeps open, the widest batch; the server queues what its own cannot take
 # An engine that answers none of its open requests for this long is taken for dead. The whole batch may be at its first token
 # when the clock starts, so it has ten minutes for prompts and kernels, and five seconds for each step of the longest answer:
 # about half an hour at 256 tokens. A batch on two cores takes less than one second a step.

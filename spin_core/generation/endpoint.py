@@ -23,7 +23,7 @@ class Endpoint:
     θ_t's folder in the store, its digest.
     """
 
-    window = 512  # twice vLLM's usual batch
+    window = 2048  # twice vLLM's batch on a large card; what a smaller one cannot take waits there
 
     def __init__(self, url: str, sampler: Sampler, ended: Ended) -> None:
         self._digest, settings = sampler.model.digest, sampler.settings

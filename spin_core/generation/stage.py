@@ -70,7 +70,9 @@ class Shard:
             for row, answer in zip(rows, answers, strict=True)
         ]
         write_rows(out / "shard.parquet", content, SHARD)
-        return {"rows": len(rows), "tokens": tokens, "started": started, "ended": time.time()}
+        facts = {"rows": len(rows), "tokens": tokens, "started": started, "ended": time.time()}
+        given = self.sampler.settings.engine_args
+        return facts | ({"engine_args": given} if given else {})
 
     def show(self, done: int, on: Launcher) -> None:
         """Tells how many of its rows are answered."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spin_core.generation.engine import Answer, Ended, OnAnswer, Sampler
-from spin_core.runtime import devices, process
+from spin_core.runtime import devices, memory, process
 
 _BATCH = 32
 
@@ -23,8 +23,8 @@ class TransformersEngine:
         model = sampler.model.path
         self._model, self._settings, self._log, self._group = model, sampler.settings, log, group
         if not group:
-            devices.require_memory(devices.weight_bytes(model, 4) + 2**30, "sampling with this model", ended)
-        self._hold = devices.hold(group, ended)
+            memory.require_memory(memory.weight_bytes(model, 4) + 2**30, "sampling with this model", ended)
+        self._hold = devices.hold(group, ended, purpose="sampling")
 
     def alive(self) -> bool:
         """Always: there is nothing to keep alive between calls."""
@@ -53,8 +53,9 @@ def _work(job: dict[str, Any]) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from spin_core.lm.attention import set_plain_attention
+    from spin_core.lm.device import compute_device
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = compute_device()
     tokenizer: Any = AutoTokenizer.from_pretrained(job["model"])
     model: Any = AutoModelForCausalLM.from_pretrained(job["model"], dtype="auto").to(device).eval()
     set_plain_attention(model)

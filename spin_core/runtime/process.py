@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -33,7 +34,9 @@ _ERROR = "@error "
 _EXCEPTION = re.compile(r"\b\w+(?:Error|Exception|Exit): \S.*")
 _LAST_BYTES = 2**16
 _KINDS = {kind.__name__: kind for kind in (BadInput, Corrupt, Cancelled, SpinflowError)}
+_OPEN_FILES = 2**16
 _live: dict[subprocess.Popen[str], str] = {}  # each with its mark in the environment
+_told: set[str] = set()  # what children said of this machine
 _lock = threading.Lock()
 
 
@@ -68,6 +71,13 @@ def spawn(
     return child
 
 
+def allow_open_files() -> None:
+    """Raises the usual limit of 1,024, where the system allows it: every engine has about two thousand requests open."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY not in {now, most}:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(now, min(most, _OPEN_FILES)), most))
+
+
 def run_job(
     module: str,
     job: Mapping[str, Any],
@@ -98,8 +108,8 @@ def run_job(
             for line in child.stdout:
                 event = progress.parse_line(line)
                 if event:
-                    reported = True
-                    progress.emit(replace(event, name=name or event.name))
+                    _pass_on(event, name)
+                    reported = reported or bool(event.total)
                     continue
                 if line.startswith(_ERROR):
                     told = told or line[len(_ERROR) :]  # of several processes, the first: the others fail because of it
@@ -120,6 +130,15 @@ def run_job(
         raise Cancelled(f"{label} was cancelled")
     words = f"{label} ended with status {status}: {last_words(log, start)}"
     raise ChildCrash(words, exit_code=status, remedy=f"see {log}; run again to continue")
+
+
+def _pass_on(event: progress.Progress, name: str) -> None:
+    """A child's event under its stage's name; what is said of the machine, which every child finds out, once."""
+    if event.name != progress.MACHINE:
+        progress.emit(replace(event, name=name or event.name))
+    elif event.note not in _told:
+        _told.add(event.note)
+        progress.emit(event)
 
 
 def job_main(work: Callable[[dict[str, Any]], None]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from spin_core.runtime.redact import redact
 
 _PREFIX = "@progress "
+MACHINE = "this machine"  # the name of what a child says of it
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from spin_core.contracts.rows import SCORES
 from spin_core.contracts.tables import read_rows, write_rows
 from spin_core.lm.adapter import quantized
+from spin_core.lm.device import compute_device
 from spin_core.lm.layout import choose_layout, step_of
 from spin_core.lm.logprobs import answer_logps
 from spin_core.runtime.process import job_main
@@ -51,7 +52,7 @@ def _load(path: str, quantize: str | None, bf16: bool) -> Any:
 
 
 def _score(job: dict[str, Any]) -> None:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = compute_device()
     bf16 = job["precision"] == "bf16"
     files = {target: read_rows(Path(source)) for source, target in job["files"].items()}
     total, done, started = sum(map(len, files.values())), 0, time.monotonic()

@@ -21,6 +21,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from spin_core.contracts.rows import TRAIN_FILE
 from spin_core.lm import adapter
 from spin_core.lm.attention import set_attention, set_plain_attention
+from spin_core.lm.device import compute_device
 from spin_core.lm.layout import step_of
 from spin_core.recipe.losses import trl_lacks
 from spin_core.runtime.errors import BadInput
@@ -52,7 +53,7 @@ def _arguments(job: dict[str, Any], accumulation: int, packed: bool) -> Training
         "max_grad_norm": settings["max_grad_norm"],
         "gradient_checkpointing": settings["gradient_checkpointing"],
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
-        "use_cpu": not torch.cuda.is_available(),
+        "use_cpu": compute_device().type == "cpu",
         "seed": settings["seed"],
         "logging_steps": 1,
         "logging_first_step": True,

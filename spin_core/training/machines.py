@@ -82,7 +82,7 @@ def _join(invitation: dict[str, Any], file: Path, here: Machines, log: Path) -> 
     job.write_text(json.dumps(invitation["job"]))
     command = [sys.executable, *launcher(len(group), invitation["sharding"], place), "-m", invitation["module"], str(job)]
     print(f"joining {file.parent.name}, log: {log}", flush=True)
-    with devices.hold(group) as held:
+    with devices.hold(group, purpose="training") as held:
         child = process.spawn(command, log, devices.environment(group), fds=held.fds)
         while child.poll() is None and (_read(file) or {}).get("attempt") == invitation["attempt"]:
             time.sleep(_POLL_S)

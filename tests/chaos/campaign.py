@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -32,6 +32,8 @@ DAY_S = 24 * 3600.0
 class Campaign:
     """A home, a recipe, the run that is under way, and what must stay true however it is broken."""
 
+    environment: Mapping[str, str] = os.environ  # of its runs
+
     def __init__(self, folder: Path, model: Path, engine: str, *, rows: int, iterations: int, say: Callable[[str], None]) -> None:
         self.folder, self.home, self.say = folder, folder / "home", say
         self.home.mkdir(parents=True, exist_ok=True)
@@ -52,7 +54,7 @@ class Campaign:
         command = [*prefix, sys.executable, "-m", "flows.cli", "run", "tiny.yaml", "--home", str(self.home)]
         env = {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(self.folder / "prefect"), "CHAOS": self.mark}
         with self.log.open("w") as log:
-            self.run = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, text=True, env=os.environ | env)
+            self.run = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, text=True, env={**self.environment, **env})
 
     def running(self) -> bool:
         """Whether the run is under way; looks after the artifacts meanwhile."""

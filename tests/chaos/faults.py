@@ -57,7 +57,7 @@ def _corrupt(campaign: Campaign, rng: random.Random) -> bool:
     manifests = [file for kind in ("pairs", "evaluation") for file in campaign.home.glob(f"artifacts/{kind}/*/MANIFEST.json")]
     read = {parent["digest"] for file in manifests for parent in json.loads(file.read_text())["parents"]}
     fresh = [p.parent for p in campaign.home.glob("artifacts/shard/*/MANIFEST.json") if p.parent.name not in read]
-    if not fresh or campaign.pids("finetune_job") or campaign.pids("score_job"):
+    if not fresh or campaign.pids("spin_core.training.job") or campaign.pids("spin_core.scoring.job"):
         return False
     shard = rng.choice(sorted(fresh))
     content = bytearray((shard / "shard.parquet").read_bytes())
@@ -118,8 +118,8 @@ FAULTS: dict[str, Fault] = {
     "engine": _kill("engine", _ENGINE),
     "vllm-child": _vllm_child,
     "shard": _kill("shard", "generation.transformers_engine"),
-    "trainer": _kill("trainer", "finetune_job"),
-    "scorer": _kill("scorer", "score_job"),
+    "trainer": _kill("trainer", "spin_core.training.job"),
+    "scorer": _kill("scorer", "spin_core.scoring.job"),
     "flow": _flow,
     "corrupt": _corrupt,
     "disk-full": _disk_full,

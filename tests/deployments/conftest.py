@@ -18,6 +18,8 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from tests.rehearsal.machine import make_machine
+
 ROOT = Path(__file__).parents[2]
 SILENCE_S = 35  # heartbeats come every 30 s, Prefect's least
 T = TypeVar("T")
@@ -59,7 +61,7 @@ class Farm:
         token, password = f"hf_{uuid4().hex}", uuid4().hex
         self.secrets = [token, password]
         self.environment = {
-            **os.environ,
+            **make_machine(folder / "bin", 1),  # with a GPU, so that every run holds it and gives it back
             name: value,
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
             "SPINFLOW_HOME": str(self.home),
@@ -168,7 +170,7 @@ class Farm:
     def freeze_trainer(self) -> None:
         """Holds the training at its first checkpoint, so that what a test does next is in time on any machine."""
         until(self.checkpoints, 120, "no checkpoint")
-        for pid in self.processes("training.finetune_job"):
+        for pid in self.processes("spin_core.training.job"):
             os.kill(pid, signal.SIGSTOP)
 
     def saved_metrics(self) -> list[str]:

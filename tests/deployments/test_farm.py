@@ -47,6 +47,7 @@ def test_a_deployment_runs_to_completed(farm: Farm) -> None:
     assert [row["model"][:3] for row in json.loads(artifacts["night-results"]["data"])] == ["θ_0", "θ_1"]
     log = farm.log(run["id"])
     assert "'loss':" in log, "the trainer's own lines are missing"
+    assert "sees none of the GPUs" in log, "the worker's children were not given the GPU"
     assert " 50%|" not in log
     assert "  0%|" not in log, "progress bars flood the log"
     logs = [path for path in (farm.home / "logs" / "latest").resolve().iterdir()]
@@ -89,7 +90,7 @@ def test_cancel_during_training_lets_the_waiting_run_go_on(farm: Farm) -> None:
     farm.freeze_trainer()
     second = farm.submit(training(50))
     until(lambda: "Another run of campaign night is at work" in farm.log(second), 60, "the second run does not wait")
-    assert len(farm.processes("training.finetune_job")) in {1, 2}  # on one GPU or more the launcher, too
+    assert len(farm.processes("spin_core.training.job")) in {1, 2}  # on one GPU or more the launcher, too
     farm.set_state(first, "CANCELLING")
     farm.wait(first, "Cancelled", 30)
     saved = farm.saved_metrics()

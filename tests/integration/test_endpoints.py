@@ -44,7 +44,7 @@ class Server:
     def start(self) -> None:
         """Lives as long as the thread that calls this."""
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(self.model.path), "--port", str(self.port)]
-        command += ["--host", "127.0.0.1", "--served-model-name", "ours", self.model.digest, *engine_arguments(LENGTH, 0)]
+        command += ["--host", "127.0.0.1", "--served-model-name", "ours", self.model.digest, *engine_arguments(LENGTH, ())]
         env = {"VLLM_API_KEY": KEY, "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         self.child = process.spawn(command, self.log, env | {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"})
 

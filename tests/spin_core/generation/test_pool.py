@@ -99,6 +99,38 @@ def test_a_dead_engine_is_replaced_and_the_shard_is_told(tmp_path: Path, monkeyp
             assert engine is started[2]
 
 
+def test_a_dead_engine_has_ended_before_the_next_one_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds the GPU until then: the next one would wait for its own run, which is an error."""
+    started: list[Counted] = []
+    early: list[Counted] = []
+
+    class Slow(Counted):
+        def close(self) -> None:
+            time.sleep(1.0)  # longer than a waiting shard looks away
+            super().close()
+
+    def start(ended: Ended) -> Counted:
+        early.extend(engine for engine in started if not engine.closed)
+        started.append(Slow())
+        return started[-1]
+
+    def another() -> None:
+        with pool.lease(MODEL, 1):
+            pass
+
+    with make(tmp_path, monkeypatch, start) as pool:
+        with pytest.raises(ChildCrash), pool.lease(MODEL, 1) as engine:  # noqa: PT012
+            started[0].dead = True
+            waiting = [threading.Thread(target=another) for _ in range(2)]  # one finds it dead, the other wants the next
+            for thread in waiting:
+                thread.start()
+            engine.sample([[1]], lambda done, new: None)
+        for thread in waiting:
+            thread.join(5)
+    assert len(started) == 2
+    assert early == []
+
+
 def test_the_others_work_while_one_is_away_and_it_is_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     away = threading.Event()
     stays, returns = Counted(), Counted()

@@ -148,3 +148,12 @@ def _runs(pid: int) -> bool:
         return False
     finally:
         assert os.getpid() != pid
+
+
+def test_a_run_may_open_what_its_engines_need() -> None:
+    """Eight engines have 16,000 requests open, each a file; a shell's usual limit is 1,024."""
+    code = "import resource as r; from spin_core.runtime import process; _, most = r.getrlimit(r.RLIMIT_NOFILE); "
+    code += "r.setrlimit(r.RLIMIT_NOFILE, (1024, most)); process.allow_open_files(); now, _ = r.getrlimit(r.RLIMIT_NOFILE); "
+    code += "print(now == min(most, 2**16))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr

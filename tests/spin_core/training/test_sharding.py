@@ -96,7 +96,7 @@ def two_gpus(own_locks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def trainers(pids: list[int]) -> list[int]:
     """Those that train, without their launcher."""
     commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids}
-    return [pid for pid, command in commands.items() if b"finetune_job" in command and b"accelerate" not in command]
+    return [pid for pid, command in commands.items() if b"spin_core.training.job" in command and b"accelerate" not in command]
 
 
 def check(found: Made, alone: Made) -> None:
@@ -205,7 +205,7 @@ def test_training_and_scoring_hold_their_gpus(world: World, own_locks: Path, mon
                 held.release()
             else:
                 taken.append(gpu.name)
-        seen.append((module.rpartition(".")[2], taken, env["CUDA_VISIBLE_DEVICES"], len(fds)))
+        seen.append((module, taken, env["CUDA_VISIBLE_DEVICES"], len(fds)))
         raise Cancelled("enough")
 
     monkeypatch.setattr(process, "run_job", run_job)
@@ -213,5 +213,5 @@ def test_training_and_scoring_hold_their_gpus(world: World, own_locks: Path, mon
     for call in (lambda: score(store, world.recipe(), *world._parents[:2]), lambda: finetune(store, world.recipe(), 0, *world._parents)):
         with pytest.raises(Cancelled):
             call()
-    assert seen == [("score_job", ["0"], "0", 1), ("finetune_job", ["0", "1"], "0,1", 2)]
+    assert seen == [("spin_core.scoring.job", ["0"], "0", 1), ("spin_core.training.job", ["0", "1"], "0,1", 2)]
     devices.hold(gpus).release()
