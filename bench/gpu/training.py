@@ -36,12 +36,14 @@ from spin_core.lm.attention import set_attention
 from spin_core.lm.logprobs import answer_logps
 from spin_core.lm.meter import cost_of, peak_flops, peak_memory_gb
 from spin_core.lm.packing import Packed, pack
+from spin_core.training.objectives import Sigmoid
 from spin_core.training.plan import Size, plan
+from spin_core.training.schedule import Schedule
 from spin_core.training.trainer import SpinTrainer, collate_pairs, score_answers_in_forward
 
 ROOT = Path(__file__).parents[2]
 _BYTES = 16  # a weight of a full fine-tuning: fp32 weight, gradient and second moment, and room for activations
-_SETTINGS = {"beta": 0.1, "loss": "sigmoid", "label_smoothing": 0.0, "sft_weight": 0.0}
+_BETA = 0.1
 _IDS = ("prompt_ids", "real_ids", "generated_ids")
 
 
@@ -117,7 +119,8 @@ class Bench:
         score_answers_in_forward(model)
         settings = self.arguments(folder, num_train_epochs=1, per_device_train_batch_size=1, gradient_accumulation_steps=steps.accumulation)
         trainer = SpinTrainer(model, args=TrainingArguments(**settings), data_collator=collate_pairs, train_dataset=rows)
-        trainer.follow(steps, _SETTINGS, self.gpu)
+        rates = Schedule("linear", warmup=1, steps=len(steps.steps))  # warm-up of one step: none, as TRL's default
+        trainer.follow(steps, Sigmoid(beta=_BETA), rates, self.gpu)
         begun = self.clock()
         trainer.train()
         ended = self.clock()
@@ -141,7 +144,7 @@ class Bench:
         from trl import DPOConfig
 
         tuned = {"precompute_ref_log_probs": True, "precompute_ref_batch_size": batch, "gradient_checkpointing": False}
-        tuned |= {"train_sampling_strategy": "group_by_length", "remove_unused_columns": False, "max_length": None, "beta": 0.1}
+        tuned |= {"train_sampling_strategy": "group_by_length", "remove_unused_columns": False, "max_length": None, "beta": _BETA}
         settings = self.arguments(folder, num_train_epochs=2, per_device_train_batch_size=batch, **tuned)
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1}, "<pad>")), pad_token="<pad>", eos_token="<eos>"
