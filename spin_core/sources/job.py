@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -124,7 +124,7 @@ def _talks(raw: Any, settings: DataSettings, ignored: frozenset[str]) -> Iterato
 
 def _check(raw: Any) -> str | None:
     """The row's check as JSON; it is an object, or the text of one."""
-    check = raw.get("check")
+    check = raw.get("check") if isinstance(raw, Mapping) else None
     if absent(check):
         return None
     try:

@@ -33,14 +33,16 @@ def layout_of(opened: Callable[[], IO[bytes]]) -> Layout:
     """How the rows of a JSON text stand in it, from a first look; `opened` gives its UTF-8 bytes from the beginning."""
     try:
         head = opened().read(_HEAD).lstrip()
-    except EOFError:  # a cut gzip file that is shorter than the first look
+    except (EOFError, CutOff):  # a cut file that is shorter than the first look
         head = _readable(opened())
-    if head[:1] != b"{":
-        return "array" if head[:1] == b"[" else "lines"
+    if head[:1] not in (b"{", b"["):
+        return "lines"
     first, newline, rest = head.partition(b"\n")
     alone, second = _is_json(first), rest.lstrip().partition(b"\n")[0]
-    if second and (alone or _is_json(second)):
+    if second and (alone or (head[:1] == b"{" and _is_json(second))):
         return "lines"
+    if head[:1] == b"[":
+        return "array"
     try:
         inside = _inside(_Window(_text(opened()), _HEAD))
     except Broken:
@@ -61,7 +63,7 @@ def _readable(handle: IO[bytes]) -> bytes:
             found += piece
             if piece == b"\n" and found.strip():
                 break
-    except EOFError:
+    except (EOFError, CutOff):
         pass
     return found.lstrip()
 

@@ -37,6 +37,8 @@ def to_talk(raw: Any, shape: str = "auto", ignored: Iterable[str] = ()) -> Talk:
     """
     if isinstance(raw, BadRow):
         raise raw
+    if isinstance(raw, list) and raw and all(map(is_turn, raw)):  # a conversation without a name
+        raw = {"messages": raw}
     if not isinstance(raw, Mapping):
         raise BadRow("not an object")
     ignored = frozenset(ignored)

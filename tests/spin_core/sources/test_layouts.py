@@ -17,6 +17,7 @@ from spin_core.recipe import DataSettings
 from spin_core.runtime.errors import BadInput
 from spin_core.sources.locate import Source, suffix
 from spin_core.sources.readers import Reader
+from spin_core.sources.shapes import to_talk
 from spin_core.sources.talk import BadRow
 from spin_core.sources.text import as_utf8
 
@@ -83,8 +84,6 @@ def test_recoding_keeps_every_character(text: str, encoding: str, size: int) -> 
 
 @pytest.mark.parametrize(("name", "text"), [("a.jsonl", LINES), ("a.json", PRETTY), ("a.csv", "prompt,response\nq é,a\n")])
 def test_another_encoding_is_named_with_its_byte(tmp_path: Path, name: str, text: str) -> None:
-    from spin_core.sources.shapes import to_talk
-
     raw = read(written(tmp_path, text.replace("\u2028😀", "").encode("cp1252"), name))[0]
     with pytest.raises(BadRow, match=r"0xe9, 'é' in Windows-1252: convert the file to UTF-8"):
         to_talk(raw)
@@ -120,6 +119,23 @@ def test_a_wrong_last_line_is_no_cut_one(tmp_path: Path, line: str) -> None:
     found = read(written(tmp_path, json.dumps(ROWS[0]) + "\n" + line))
     assert found[0] == ROWS[0]
     assert str(found[1]).startswith("not valid JSON")
+
+
+def test_what_a_cut_file_holds_is_read(tmp_path: Path) -> None:
+    for data, name in ((LINES.encode("utf-16") + b"x", "a.jsonl"), (gzip.compress(LINES.encode())[:-9], "a.jsonl.gz")):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(BadInput, match="is cut off after"):
+            read(tmp_path / name)
+        found = read(tmp_path / name, on_truncated="keep")
+        assert found == ROWS[: len(found)]
+        assert found or name.endswith("gz")
+
+
+def test_bare_conversations(tmp_path: Path) -> None:
+    """One list of turns a line."""
+    talks = [[{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": "a"}] for i in range(3)]
+    for text in ("\n".join(map(json.dumps, talks)), json.dumps(talks)):
+        assert [to_talk(row).messages for row in read(written(tmp_path, text))] == talks
 
 
 def test_a_wrong_first_line_costs_its_row_only(tmp_path: Path) -> None:
