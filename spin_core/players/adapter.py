@@ -13,6 +13,7 @@ from typing import Any
 from spin_core.players.files import ADAPTER, INDEX, WEIGHTS, header, read_json
 from spin_core.runtime.errors import BadInput
 
+_WEIGHTS = "adapter_model.safetensors"
 _EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings", "lm_head", "embed_out")
 
 
@@ -66,8 +67,11 @@ def merge(model: Any, folder: Path, where: str) -> Any:
             raise ValueError(f"{config.peft_type} learns a prompt, which is no part of the weights")
         adapted = PeftModel.from_pretrained(model, str(folder), config=config)
         found = adapted.load_adapter(str(folder), "default")  # once more, for its report: from_pretrained only warns
-        if found.missing_keys or found.unexpected_keys:
-            raise ValueError(_misfit(model, found.missing_keys, found.unexpected_keys))
+        saved = header(folder / _WEIGHTS)
+        # peft saves a resized embedding twice; the copy under the wrapper's own name finds no place
+        unexpected = [name for name in found.unexpected_keys if not ("modules_to_save." in name and name.replace("modules_to_save.", "") in saved)]
+        if found.missing_keys or unexpected:
+            raise ValueError(_misfit(model, found.missing_keys, unexpected))
         return adapted.merge_and_unload(safe_merge=True)
     except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, NotImplementedError) as error:
         raise BadInput(
@@ -84,7 +88,7 @@ def _misfit(model: Any, missing: list[str], unexpected: list[str]) -> str:
 
 def _resize(model: Any, folder: Path) -> None:
     """Gives the base as many embedding rows as the adapter saved: tokens that were added for the fine-tuning."""
-    shapes = {name: entry["shape"] for name, entry in header(folder / "adapter_model.safetensors").items()}
+    shapes = {name: entry["shape"] for name, entry in header(folder / _WEIGHTS).items()}
     saved = [
         shape[0]
         for name, shape in shapes.items()
