@@ -39,17 +39,23 @@ def download(name: str, revision: str | None) -> Path:
             ) from None
 
 
-def adapter_config(name: str, revision: str | None) -> Path | None:
-    """The folder with the adapter_config.json of a hub repository, None where it has none: a file, or the memory that there is none."""
-    from huggingface_hub import hf_hub_download
+def adapter_folder(name: str, commit: str) -> Path | None:
+    """The folder with the adapter_config.json of a hub repository at a commit, None where it has none.
+
+    Asked once: the hub's cache remembers what is there and what is not. Without a network, what it remembers.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    try:
-        return Path(hf_hub_download(name, ADAPTER, revision=revision)).parent
-    except LocalEntryNotFoundError:
-        return None  # no network, and nothing is known: what reads the model says so
-    except EntryNotFoundError:
+    known = try_to_load_from_cache(name, ADAPTER, revision=commit)
+    if isinstance(known, str):
+        return Path(known).parent
+    if known is not None:
         return None
+    try:
+        return Path(hf_hub_download(name, ADAPTER, revision=commit)).parent
+    except (LocalEntryNotFoundError, EntryNotFoundError):
+        return None  # what cannot be reached at all, `download` tells
 
 
 def _wanted(file: str, names: list[str]) -> bool:

@@ -52,7 +52,7 @@ def load_gguf(file: Path, where: str) -> Any:
 
 def load_config(folder: Path, where: str) -> Any:
     """The config with a padding id that the embedding has: transformers cannot even build a model with another."""
-    from transformers import CONFIG_MAPPING, AutoConfig
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
     raw = read_json(folder / "config.json")
     kind = raw.get("model_type")
@@ -60,7 +60,12 @@ def load_config(folder: Path, where: str) -> Any:
         code = raw.get("auto_map")
         what = "is Python code of its own (auto_map), which is not run here" if code else "is not one that transformers knows"
         raise BadInput(f"the model {where}: its architecture {kind!r} {what}", remedy="name a model of an architecture of transformers")
-    config = _try(where, lambda: AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
+    config: Any = _try(where, lambda: AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise BadInput(
+            f"the model {where} is a {kind}, which transformers does not load as a language model of text alone",
+            remedy="name the text model that it was made from, or one that has AutoModelForCausalLM",
+        )
     for part in {id(part): part for part in (config, config.get_text_config())}.values():
         pad, rows = getattr(part, "pad_token_id", None), getattr(part, "vocab_size", None)
         if pad is not None and rows is not None and not 0 <= pad < rows:

@@ -13,10 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from spin_core.players.adapter import base_of
 from spin_core.players.job import convert
-from spin_core.players.stage import _identify
+from spin_core.players.stage import Import
 from spin_core.recipe import ModelSettings
 from spin_core.runtime.errors import BadInput
-from spin_core.store import Store
 
 
 @pytest.fixture
@@ -88,11 +87,11 @@ def test_a_head_of_its_own_unties_the_base(base: Path) -> None:
 
 def test_the_base_is_part_of_the_identity(base: Path, tmp_path: Path) -> None:
     """Another base under the same name is another model."""
-    adapter, store = adapt(base), Store(tmp_path / "home")
-    before = _identify(store, ModelSettings(name=str(adapter)))[0].digest
+    stage = Import(ModelSettings(name=str(adapt(base))), tmp_path)
+    before = stage.spec().digest
     tensors = load_file(base / "model.safetensors")
     save_file(tensors | {"model.norm.weight": tensors["model.norm.weight"] * 2}, base / "model.safetensors", metadata={"format": "pt"})
-    assert _identify(store, ModelSettings(name=str(adapter)))[0].digest != before
+    assert stage.spec().digest != before
 
 
 def change(adapter: Path, **entries: Any) -> None:

@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from spin_core.players.job import convert
-from spin_core.players.stage import import_model
+from spin_core.players.stage import Import
 from spin_core.recipe import ModelSettings
 from spin_core.runtime.errors import BadInput
+from spin_core.runtime.launcher import Launcher
 from spin_core.store import Store
 
 Tensors = dict[str, torch.Tensor]
@@ -203,5 +204,5 @@ def test_a_refused_import_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     rewrite(folder, lambda t: {"module." + name: tensor for name, tensor in t.items()})
     store = Store(tmp_path / "home")
     with pytest.raises(BadInput, match="first model.embed_tokens.weight"):
-        import_model(store, ModelSettings(name=str(folder)))
+        Launcher(store).build(Import(ModelSettings(name=str(folder)), store.home))
     assert not list((tmp_path / "home").glob("artifacts/model/*"))

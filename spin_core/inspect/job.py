@@ -1,0 +1,86 @@
+"""The child of `spinflow check` that loads the model as scoring and training will, and scores a few human answers."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from spin_core.contracts.tables import iter_tables
+from spin_core.runtime import process
+from spin_core.runtime.errors import BadInput
+
+_ROWS, _TOKENS = 4, 256  # of the first human answers, cut: enough to see whether a model knows any language
+_SMALL = 1_000_000_000  # parameters up to which a forward pass takes seconds on a CPU
+
+
+def _work(job: dict[str, Any]) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from spin_core.lm.adapter import attach, quantized
+
+    training = job["training"]
+    lora = training["lora"]
+    quantized(lora and lora["quantize"], bf16=False)  # raises where it cannot be done
+    model: Any = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32)
+    found: dict[str, Any] = {"parameters": model.num_parameters(), "architecture": model.config.model_type, "problems": []}
+    found["step"] = _attempt(found, lambda: _step(model.config, job)) or "none"
+    if job["encoded"]:
+        found |= _scored(model, Path(job["encoded"]), job, found)
+    if lora:
+        _attempt(found, lambda: attach(model, lora, 0, False))
+    Path(job["out"]).write_text(json.dumps(found))
+
+
+def _attempt(found: dict[str, Any], work: Any) -> Any:
+    try:
+        return work()
+    except BadInput as error:
+        what, _, remedy = str(error).partition("; ")
+        found["problems"].append({"what": what, "remedy": remedy})
+        return None
+
+
+def _step(config: Any, job: dict[str, Any]) -> str:
+    """Which training step the model gets, and why."""
+    from spin_core.lm.packing import can_pack
+
+    training = job["training"]
+    if training["backend"] == "trl":
+        return "TRL's (training.backend)"
+    if can_pack(config):
+        return "packed"
+    if training["loss"] == "ipo" or training["label_smoothing"] or training["sft_weight"]:
+        raise BadInput(
+            f"a {config.model_type} of this config trains with TRL's step, which has no ipo, label_smoothing or sft_weight",
+            remedy="train with loss: sigmoid or hinge",
+        )
+    return f"TRL's: the packed step is not proven for a {config.model_type} of this config"
+
+
+def _scored(model: Any, encoded: Path, job: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """The first row as text, and the mean negative log-likelihood a token of the first human answers: a plain forward pass."""
+    import torch
+    from transformers import AutoTokenizer
+
+    rows = next(iter_tables(encoded / "train.parquet", rows=_ROWS)).to_pylist()
+    tokenizer: Any = AutoTokenizer.from_pretrained(job["model"])
+    told = {"prompt": tokenizer.decode(rows[0]["prompt_ids"]), "answer": tokenizer.decode(rows[0]["real_ids"])}
+    nats, tokens = 0.0, 0
+    if found["parameters"] <= _SMALL:
+        for row in rows:
+            prompt, answer = row["prompt_ids"], row["real_ids"][:_TOKENS]
+            with torch.no_grad():
+                logits_TV = model(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1].float()
+            nats -= float(logits_TV.log_softmax(-1)[torch.arange(len(answer)), answer].sum())
+            tokens += len(answer)
+        if not math.isfinite(nats):
+            what = "the model gives no finite log-prob to the first human answers: its weights hold NaN or infinity"
+            found["problems"].append({"what": what, "remedy": "download it again, or take another checkpoint"})
+    return told | {"nats": nats / tokens if tokens else math.nan, "tokens": tokens}
+
+
+if __name__ == "__main__":
+    process.job_main(_work)
