@@ -16,7 +16,8 @@ from spin_core.contracts.tables import read_rows
 from spin_core.encoding.stage import Encode
 from spin_core.inspect.findings import Findings
 from spin_core.inspect.surroundings import look_around, look_at_size, require_home
-from spin_core.players.limits import require_positions
+from spin_core.players.files import read_json
+from spin_core.players.limits import positions, require_positions
 from spin_core.players.stage import Import
 from spin_core.recipe import Recipe
 from spin_core.runtime import process
@@ -31,7 +32,7 @@ _SHOWN = 5  # bad rows of a stage that are told one by one
 def check(store: Store, recipe: Recipe, console: Console) -> bool:
     """Prints facts and a rendered row, and last `ready` or what is to be mended. Whether it is ready."""
     found = Findings()
-    if found.attempt(lambda: require_home(store.home) or True):
+    if found.attempt(lambda: require_home(store.home)):
         look_around(found, recipe)
         _look_at_stages(found, store, recipe, console)
     return found.show(console, f"spinflow check · {recipe.name}")
@@ -40,12 +41,10 @@ def check(store: Store, recipe: Recipe, console: Console) -> bool:
 def _look_at_stages(found: Findings, store: Store, recipe: Recipe, console: Console) -> None:
     on = Launcher(store, recipe.name)
     model = found.attempt(lambda: on.build(Import(recipe.model, store.home)))
-    if model:
-        found.attempt(lambda: require_positions(model.path, recipe.data.max_prompt_tokens, recipe.generation.max_new_tokens))
     prompts = _prompts(found, on, recipe)
     if prompts:
         found.fact("rows", prompts.facts["message"] + _where(prompts, "rejected.parquet", prompts.facts["rejected"]))
-    encoded = _encoded(found, on, recipe, model, prompts) if model and prompts else None
+    encoded = _encoded(found, on, _fitting(found, recipe, model), model, prompts) if model and prompts else None
     if encoded:
         facts = encoded.facts
         rendered = f"{facts['train']:,} rows to train on, {facts['test']:,} held out, each prompt an exact prefix of its conversation"
@@ -55,6 +54,15 @@ def _look_at_stages(found: Findings, store: Store, recipe: Recipe, console: Cons
         if loaded:
             _tell(found, recipe, loaded, console)
             look_at_size(found, recipe, store.home, loaded["parameters"])
+
+
+def _fitting(found: Findings, recipe: Recipe, model: Ref) -> Recipe:
+    """The recipe, with the prompt limit that the model's positions allow where its own is too high: so the rows are looked at too."""
+    answer = recipe.generation.max_new_tokens
+    if found.attempt(lambda: require_positions(model.path, recipe.data.max_prompt_tokens, answer)):
+        return recipe
+    most = positions(read_json(model.path / "config.json")) or 0
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"max_prompt_tokens": max(1, most - answer)})})
 
 
 def _prompts(found: Findings, on: Launcher, recipe: Recipe) -> Ref | None:
@@ -88,8 +96,8 @@ def _encoded(found: Findings, on: Launcher, recipe: Recipe, model: Ref, prompts:
 def _loaded(found: Findings, store: Store, recipe: Recipe, model: Ref, encoded: Ref | None) -> dict[str, Any] | None:
     """What a child says that loads the model as the run will."""
     report = store.home / f".preflight-{recipe.name}.json"
-    job = {"model": str(model.path), "encoded": str(encoded.path) if encoded else None, "out": str(report)}
-    job |= {"training": recipe.training.model_dump(), "answer": recipe.generation.max_new_tokens}
+    job: dict[str, Any] = {"model": str(model.path), "encoded": str(encoded.path) if encoded else None, "out": str(report)}
+    job |= {"training": recipe.training.model_dump(mode="json"), "answer": recipe.generation.max_new_tokens}
 
     def run() -> dict[str, Any]:
         process.run_job("spin_core.inspect.job", job, store.log_path(f"preflight-{recipe.name}"), name="preflight")

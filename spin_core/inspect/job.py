@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from spin_core.contracts.tables import iter_tables
+from spin_core.players.limits import beyond
+from spin_core.players.vocabulary import embedding_rows
 from spin_core.runtime import process
 from spin_core.runtime.errors import BadInput
 
@@ -28,6 +30,7 @@ def _work(job: dict[str, Any]) -> None:
     found: dict[str, Any] = {"parameters": model.num_parameters(), "architecture": model.config.model_type, "problems": []}
     found["step"] = _attempt(found, lambda: _step(model.config, job)) or "none"
     if job["encoded"]:
+        _attempt(found, lambda: _within_embedding(model, Path(job["encoded"]), job["model"]))
         found |= _scored(model, Path(job["encoded"]), job, found)
     if lora:
         _attempt(found, lambda: attach(model, lora, 0, False))
@@ -41,6 +44,20 @@ def _attempt(found: dict[str, Any], work: Any) -> Any:
         what, _, remedy = str(error).partition("; ")
         found["problems"].append({"what": what, "remedy": remedy})
         return None
+
+
+def _within_embedding(model: Any, encoded: Path, folder: str) -> None:
+    """BadInput for a row with an id that the model has no row for: the import sees to all it can, a template may surprise it."""
+    import pyarrow.compute as pc
+    from transformers import AutoTokenizer
+
+    count = embedding_rows(model)
+    for split in ("train", "test"):
+        for table in iter_tables(encoded / f"{split}.parquet", ["prompt_ids", "real_ids"]):
+            for name in ("prompt_ids", "real_ids"):
+                highest = pc.max(pc.list_flatten(table[name])).as_py()
+                if highest is not None and highest >= count:
+                    raise beyond(AutoTokenizer.from_pretrained(folder).convert_ids_to_tokens(highest), highest, count, f"a {split} row")
 
 
 def _step(config: Any, job: dict[str, Any]) -> str:

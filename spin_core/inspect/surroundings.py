@@ -21,15 +21,18 @@ _TRAINING_COPIES = {"rmsprop": 3, "adamw": 4}
 _SHARES = {"ddp": False, "zero2": False, "fsdp2": True, "zero3": True}  # whether several GPUs share the weights
 
 
-def require_home(home: Path) -> None:
-    """BadInput where nothing can be written under the home, or it cannot hold the links and locks that artifacts need."""
+def require_home(home: Path) -> Path:
+    """The home; BadInput where nothing can be written under the home, or it cannot hold the links and locks that artifacts need."""
     try:
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=home) as folder:
             (Path(folder) / "file").write_text("")
             (Path(folder) / "link").symlink_to("file")
     except OSError as error:
-        raise BadInput(f"the home {home} cannot be used ({error.strerror or error})", remedy="set --home to a folder that you can write to") from None
+        raise BadInput(
+            f"the home {home} cannot be used ({error.strerror or error})", remedy="set --home to a folder that you can write to"
+        ) from None
+    return home
 
 
 def look_around(found: Findings, recipe: Recipe) -> None:

@@ -69,7 +69,9 @@ def merge(model: Any, folder: Path, where: str) -> Any:
         found = adapted.load_adapter(str(folder), "default")  # once more, for its report: from_pretrained only warns
         saved = header(folder / _WEIGHTS)
         # peft saves a resized embedding twice; the copy under the wrapper's own name finds no place
-        unexpected = [name for name in found.unexpected_keys if not ("modules_to_save." in name and name.replace("modules_to_save.", "") in saved)]
+        unexpected = [
+            name for name in found.unexpected_keys if not ("modules_to_save." in name and name.replace("modules_to_save.", "") in saved)
+        ]
         if found.missing_keys or unexpected:
             raise ValueError(_misfit(model, found.missing_keys, unexpected))
         return adapted.merge_and_unload(safe_merge=True)

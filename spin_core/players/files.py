@@ -21,8 +21,16 @@ _POINTER = b"version https://git-lfs"
 _RESAVE = "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder), and the tokenizer's likewise"
 # what other libraries leave: (file, what it is, what to do); the first that is found is named
 _OTHERS = (
-    ("pytorch_model*.bin", "pickled weights (.bin), which can run code when they are read", f"where you trust them, convert once: {_RESAVE}"),
-    ("adapter_model.bin", "a pickled adapter (.bin), which can run code when it is read", "save it again with a newer peft, as safetensors"),
+    (
+        "pytorch_model*.bin",
+        "pickled weights (.bin), which can run code when they are read",
+        f"where you trust them, convert once: {_RESAVE}",
+    ),
+    (
+        "adapter_model.bin",
+        "a pickled adapter (.bin), which can run code when it is read",
+        "save it again with a newer peft, as safetensors",
+    ),
     ("*.distcp", "a sharded training checkpoint of torch", "merge it with `accelerate merge-weights`"),
     ("zero_to_fp32.py", "a training checkpoint of DeepSpeed", "run its zero_to_fp32.py with --safe_serialization"),
     ("*zero_pp_rank_*", "a training checkpoint of DeepSpeed", "run zero_to_fp32.py with --safe_serialization"),
@@ -78,7 +86,8 @@ def require_names(names: Iterable[str], where: str) -> None:
     if not weights:
         raise BadInput(f"the model {where} has no weights: no .safetensors file is in it", remedy="download it again, whole")
     raise BadInput(
-        f"the model {where} holds {weights[0]} but neither {WEIGHTS} nor {INDEX}, which says what is where", remedy="download it again, whole"
+        f"the model {where} holds {weights[0]} but neither {WEIGHTS} nor {INDEX}, which says what is where",
+        remedy="download it again, whole",
     )
 
 
@@ -109,7 +118,9 @@ def weight_files(folder: Path) -> list[Path]:
     files = [folder / Path(name).name for name in sorted({*named.values()})]
     absent = [file for file in files if not file.is_file()]
     if absent:
-        raise BadInput(f"{len(absent)} of {len(files)} weight files are missing, first {absent[0]}", remedy="download the model again, whole")
+        raise BadInput(
+            f"{len(absent)} of {len(files)} weight files are missing, first {absent[0]}", remedy="download the model again, whole"
+        )
     return files
 
 

@@ -35,7 +35,8 @@ def download(name: str, revision: str | None) -> Path:
             return Path(snapshot_download(name, revision=revision, local_files_only=True))
         except (LocalEntryNotFoundError, OSError, ValueError):
             raise BadInput(
-                f"model.name: the hub cannot be reached for {name} ({type(error).__name__})", remedy="check the network, or give a local folder"
+                f"model.name: the hub cannot be reached for {name} ({type(error).__name__})",
+                remedy="check the network, or give a local folder",
             ) from None
 
 

@@ -53,7 +53,9 @@ def _whole(folder: Path, where: str, base: dict[str, Any] | None) -> tuple[Any, 
     under = Path(base["name"]) if Path(base["name"]).is_dir() else hub.download(base["name"], base["revision"])
     require_whole(under, below)
     if base_of(under, below) is not None:
-        raise BadInput(f"the adapter {where} has another adapter for a base, {base['name']}", remedy="merge the first, and name the whole model")
+        raise BadInput(
+            f"the adapter {where} has another adapter for a base, {base['name']}", remedy="merge the first, and name the whole model"
+        )
     model = merge(load_model(under, below, torch.float32), folder, where)
     own = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json"))
     return model, load_tokenizer(folder if own else under, where)

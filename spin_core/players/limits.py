@@ -53,12 +53,12 @@ def _stretch(text: Mapping[str, Any]) -> float:
     return max([1.0, *(float(factor) for factor in factors if factor)])
 
 
-def require_positions(model: Path, max_prompt_tokens: int, max_new_tokens: int) -> None:
-    """BadInput where `data.max_prompt_tokens` and `generation.max_new_tokens` together are more than the model's positions."""
+def require_positions(model: Path, max_prompt_tokens: int, max_new_tokens: int) -> int:
+    """The tokens that may be asked for; BadInput where `data.max_prompt_tokens` and `generation.max_new_tokens` together are more than the model's positions."""
     config = read_json(model / "config.json")
     most, asked = positions(config), max_prompt_tokens + max_new_tokens
     if most is None or asked <= most:
-        return
+        return asked
     ways = []
     if most > max_new_tokens:
         ways.append(f"data.max_prompt_tokens to {most - max_new_tokens}")

@@ -79,7 +79,9 @@ def load_tokenizer(folder: Path, where: str, **options: Any) -> Any:
     """The tokenizer of a folder or GGUF file; BadInput where it has none that can be read."""
     from transformers import AutoTokenizer
 
-    return _try(where, lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options), "tokenizer of ")
+    return _try(
+        where, lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options), "tokenizer of "
+    )
 
 
 def require_complete(model: Any, report: dict[str, Any], where: str, masks: Iterable[str] = ()) -> None:
@@ -98,7 +100,9 @@ def require_complete(model: Any, report: dict[str, Any], where: str, masks: Iter
     parts = [f"{len(missing)} of {len(order)} weights are missing, first {missing[0]}"] if missing else []
     parts += [f"{len(wrong)} have another shape, first {sorted(wrong)[0]}"] if wrong else []
     parts += [f"{len(unexpected)} are left over, first {unexpected[0]}"] if unexpected else []
-    raise BadInput(f"the model {where} is not a whole {type(model).__name__}: {'; '.join(parts)}", remedy=_remedy(missing, unexpected, order))
+    raise BadInput(
+        f"the model {where} is not a whole {type(model).__name__}: {'; '.join(parts)}", remedy=_remedy(missing, unexpected, order)
+    )
 
 
 def _ends(name: str, masks: Iterable[str]) -> bool:
@@ -110,7 +114,7 @@ def _remedy(missing: list[str], unexpected: list[str], order: dict[str, int]) ->
         if unexpected and all(name.startswith(prefix) for name in unexpected) and unexpected[0].removeprefix(prefix) in order:
             return f"a wrapper left {prefix!r} before the names: save the model that it wraps, or take the prefix off"
     if missing and not unexpected and all("lm_head" in name or "embed_out" in name for name in missing):
-        return "the model was saved without its head: save the …ForCausalLM, or set tie_word_embeddings in config.json where it is the embedding"
+        return "the head is not there: save the …ForCausalLM, or set tie_word_embeddings in config.json where it is the embedding"
     if unexpected and not missing:
         return "mend config.json (number of layers, architecture), or take what is left over out of the file"
     return "check that config.json belongs to these weights, and that all files are there"

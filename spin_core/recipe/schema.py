@@ -47,7 +47,9 @@ class ModelSettings(Group):
     @classmethod
     def _no_code_of_others(cls, value: bool) -> bool:
         if value:
-            raise ValueError("code that a model's repository ships is not run here: leave it out, and name a model that transformers knows itself")
+            raise ValueError(
+                "code that a model's repository ships is not run here: leave it out, and name a model that transformers knows itself"
+            )
         return value
 
 

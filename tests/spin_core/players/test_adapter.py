@@ -31,7 +31,7 @@ def adapt(base: Path, rows: int | None = None, **lora: Any) -> Path:
     settings = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"} | lora
     adapted = get_peft_model(model, LoraConfig(**settings))
     torch.manual_seed(1)
-    for name, parameter in adapted.named_parameters():
+    for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data.add_(torch.randn_like(parameter) * 0.3)
     out = base.parent / "adapter"
@@ -51,7 +51,9 @@ def run(adapter: Path) -> Path:
     return out
 
 
-@pytest.mark.parametrize("lora", [{}, {"use_dora": True}, {"use_rslora": True}, {"modules_to_save": ["lm_head"]}, {"target_modules": ["lm_head"]}])
+@pytest.mark.parametrize(
+    "lora", [{}, {"use_dora": True}, {"use_rslora": True}, {"modules_to_save": ["lm_head"]}, {"target_modules": ["lm_head"]}]
+)
 def test_an_adapter_is_merged_into_its_base(base: Path, lora: dict[str, Any]) -> None:
     """What sampling, scoring and training see is one whole model: base and adapter, and no trace of peft."""
     out = run(adapt(base, **lora))
@@ -117,7 +119,7 @@ def test_the_base_is_found_beside_its_adapter(base: Path, monkeypatch: pytest.Mo
 def test_a_base_that_is_not_there_is_named(base: Path, name: str) -> None:
     adapter = adapt(base)
     change(adapter, base_model_name_or_path=name)
-    with pytest.raises(BadInput, match="the adapter a .*set base_model_name_or_path"):
+    with pytest.raises(BadInput, match=r"the adapter a .*set base_model_name_or_path"):
         base_of(adapter, "a")
 
 
@@ -126,7 +128,7 @@ def test_whole_weights_beside_an_adapter_are_refused(base: Path) -> None:
     adapter = adapt(base)
     for name in ("config.json", "model.safetensors"):
         shutil.copy(base / name, adapter)
-    with pytest.raises(BadInput, match="a holds an adapter .*move the adapter's files away"):
+    with pytest.raises(BadInput, match=r"a holds an adapter .*move the adapter's files away"):
         base_of(adapter, "a")
 
 
@@ -149,14 +151,16 @@ def test_half_an_adapter_is_refused(base: Path) -> None:
 def test_a_learned_prompt_is_refused(base: Path) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(base)
     get_peft_model(model, PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")).save_pretrained(base.parent / "adapter")
-    with pytest.raises(BadInput, match="cannot be merged into its base: .*learns a prompt"):
+    with pytest.raises(BadInput, match=r"cannot be merged into its base: .*learns a prompt"):
         run(base.parent / "adapter")
 
 
 def test_a_quantised_base_is_named_with_its_adapter(base: Path) -> None:
     """What QLoRA on a ready-made 4-bit model leaves."""
     adapter = adapt(base)
-    config = json.loads((base / "config.json").read_text()) | {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    config = json.loads((base / "config.json").read_text()) | {
+        "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    }
     (base / "config.json").write_text(json.dumps(config))
     with pytest.raises(BadInput, match=r"base of the adapter .*/adapter\) is quantised \(bitsandbytes\)"):
         run(adapter)

@@ -97,7 +97,12 @@ def test_a_quantised_model_is_named(folder: Path, config: dict[str, object]) -> 
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [("layers.0.q_proj.qweight", "I32"), ("layers.0.q_proj.weight", "F8_E4M3"), ("layers.0.q_proj.weight", "U8"), ("a.weight_scale_inv", "F32")],
+    [
+        ("layers.0.q_proj.qweight", "I32"),
+        ("layers.0.q_proj.weight", "F8_E4M3"),
+        ("layers.0.q_proj.weight", "U8"),
+        ("a.weight_scale_inv", "F32"),
+    ],
 )
 def test_rounded_weights_are_named_where_the_config_is_silent(folder: Path, name: str, dtype: str) -> None:
     write_tensors(folder / "model.safetensors", {name: dtype})

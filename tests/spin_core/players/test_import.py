@@ -134,7 +134,12 @@ def test_buffers_of_older_versions_may_be_left_over(folder: Path, tmp_path: Path
 
 @pytest.mark.parametrize(
     "advice",
-    [{"temperature": 0.9, "top_p": 0.6}, {"do_sample": False, "top_k": 5}, {"num_beams": 1, "length_penalty": 2.0}, {"repetition_penalty": 1.3}],
+    [
+        {"temperature": 0.9, "top_p": 0.6},
+        {"do_sample": False, "top_k": 5},
+        {"num_beams": 1, "length_penalty": 2.0},
+        {"repetition_penalty": 1.3},
+    ],
 )
 def test_advice_on_sampling_is_dropped_and_ends_are_kept(folder: Path, advice: dict[str, Any]) -> None:
     """Several well-known chat models ship values that transformers will not save; where an answer ends is another matter."""
@@ -203,6 +208,6 @@ def test_a_refused_import_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     """Through the stage and its child: one line, exit status 2, no artifact."""
     rewrite(folder, lambda t: {"module." + name: tensor for name, tensor in t.items()})
     store = Store(tmp_path / "home")
-    with pytest.raises(BadInput, match="first model.embed_tokens.weight"):
+    with pytest.raises(BadInput, match=r"first model\.embed_tokens\.weight"):
         Launcher(store).build(Import(ModelSettings(name=str(folder)), store.home))
     assert not list((tmp_path / "home").glob("artifacts/model/*"))

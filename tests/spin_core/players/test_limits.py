@@ -32,7 +32,10 @@ from spin_core.runtime.errors import BadInput
             {
                 "model_type": "x",
                 "max_position_embeddings": 512,
-                "rope_parameters": {"full_attention": {"rope_type": "default"}, "sliding_attention": {"rope_type": "linear", "factor": 2.0}},
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "default"},
+                    "sliding_attention": {"rope_type": "linear", "factor": 2.0},
+                },
             },
             1024,
         ),
