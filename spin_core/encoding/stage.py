@@ -42,7 +42,7 @@ class Encode:
         return Spec("encoded", STAGE_VERSION, params, (self.model, self.prompts))
 
     def run(self, out: Path, on: Launcher) -> None:
-        """Renders and tokenises in a child: transformers imports torch. Limits that the model's positions do not allow are refused first."""
+        """Renders and tokenises in a child: transformers imports torch. Limits beyond the model's positions are refused first."""
         require_positions(self.model.path, self.max_prompt_tokens, self.max_new_tokens)
         job = {
             "model": str(self.model.path),

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from spin_core.contracts.tables import read_rows
 from spin_core.encoding.stage import Encode
+from spin_core.generation.vllm_server import engine_arguments, installed
 from spin_core.inspect.findings import Findings
 from spin_core.inspect.surroundings import look_around, look_at_size, require_home
 from spin_core.players.files import read_json
@@ -21,6 +22,7 @@ from spin_core.players.limits import positions, require_positions
 from spin_core.players.stage import Import
 from spin_core.recipe import Recipe
 from spin_core.runtime import process
+from spin_core.runtime.devices import visible
 from spin_core.runtime.errors import BadInput
 from spin_core.runtime.launcher import Launcher
 from spin_core.sources.stage import Prompts
@@ -50,6 +52,7 @@ def _look_at_stages(found: Findings, store: Store, recipe: Recipe, console: Cons
         rendered = f"{facts['train']:,} rows to train on, {facts['test']:,} held out, each prompt an exact prefix of its conversation"
         found.fact("rendered", rendered + _where(encoded, "left_out.parquet", facts["left_out"]))
     if model:
+        _ask_engine(found, on, recipe, model)
         loaded = _loaded(found, store, recipe, model, encoded)
         if loaded:
             _tell(found, recipe, loaded, console)
@@ -108,6 +111,16 @@ def _loaded(found: Findings, store: Store, recipe: Recipe, model: Ref, encoded: 
         return found.attempt(run)
     finally:
         report.unlink(missing_ok=True)
+
+
+def _ask_engine(found: Findings, on: Launcher, recipe: Recipe, model: Ref) -> None:
+    """Has vLLM read the command line and the model's config, where it is the engine and installed."""
+    if recipe.generation.engine != "vllm" or not installed():
+        return
+    longest = recipe.data.max_prompt_tokens + recipe.generation.max_new_tokens
+    gpus = recipe.generation.tensor_parallel if visible() else 0
+    job = {"model": str(model.path), "arguments": engine_arguments(longest, gpus)}
+    found.attempt(lambda: on.job("spin_core.inspect.engine_job", job, f"preflight-{recipe.name}-engine", "asking vLLM"))
 
 
 def _tell(found: Findings, recipe: Recipe, loaded: dict[str, Any], console: Console) -> None:

@@ -54,7 +54,7 @@ def _stretch(text: Mapping[str, Any]) -> float:
 
 
 def require_positions(model: Path, max_prompt_tokens: int, max_new_tokens: int) -> int:
-    """The tokens that may be asked for; BadInput where `data.max_prompt_tokens` and `generation.max_new_tokens` together are more than the model's positions."""
+    """The tokens that are asked for; BadInput where data.max_prompt_tokens + generation.max_new_tokens are more than the model has positions."""
     config = read_json(model / "config.json")
     most, asked = positions(config), max_prompt_tokens + max_new_tokens
     if most is None or asked <= most:
