@@ -46,13 +46,14 @@ def _look_at_stages(found: Findings, store: Store, recipe: Recipe, console: Cons
     prompts = _prompts(found, on, recipe)
     if prompts:
         found.fact("rows", prompts.facts["message"] + _where(prompts, "rejected.parquet", prompts.facts["rejected"]))
-    encoded = _encoded(found, on, _fitting(found, recipe, model), model, prompts) if model and prompts else None
+    fitting = _fitting(found, recipe, model) if model else recipe
+    encoded = _encoded(found, on, fitting, model, prompts) if model and prompts else None
     if encoded:
         facts = encoded.facts
         rendered = f"{facts['train']:,} rows to train on, {facts['test']:,} held out, each prompt an exact prefix of its conversation"
         found.fact("rendered", rendered + _where(encoded, "left_out.parquet", facts["left_out"]))
     if model:
-        _ask_engine(found, on, recipe, model)
+        _ask_engine(found, on, fitting, model)
         loaded = _loaded(found, store, recipe, model, encoded)
         if loaded:
             _tell(found, recipe, loaded, console)

@@ -18,7 +18,7 @@ def _work(job: dict[str, Any]) -> None:
     def refuse(message: str) -> NoReturn:
         raise BadInput(f"vLLM does not take its arguments: {' '.join(message.split())[:300]}", remedy=_KEYS)
 
-    parser: Any = make_arg_parser(FlexibleArgumentParser())
+    parser: Any = make_arg_parser(FlexibleArgumentParser())  # type: ignore[no-untyped-call]
     parser.error = refuse
     arguments = AsyncEngineArgs.from_cli_args(parser.parse_args(["--model", job["model"], *job["arguments"]]))
     try:

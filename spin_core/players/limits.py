@@ -54,7 +54,7 @@ def _stretch(text: Mapping[str, Any]) -> float:
 
 
 def require_positions(model: Path, max_prompt_tokens: int, max_new_tokens: int) -> int:
-    """The tokens that are asked for; BadInput where data.max_prompt_tokens + generation.max_new_tokens are more than the model has positions."""
+    """The tokens that prompt and answer may have together; BadInput where the model has not as many positions."""
     config = read_json(model / "config.json")
     most, asked = positions(config), max_prompt_tokens + max_new_tokens
     if most is None or asked <= most:
