@@ -101,7 +101,11 @@ def _loaded(found: Findings, store: Store, recipe: Recipe, model: Ref, encoded: 
     """What a child says that loads the model as the run will."""
     report = store.home / f".preflight-{recipe.name}.json"
     job: dict[str, Any] = {"model": str(model.path), "encoded": str(encoded.path) if encoded else None, "out": str(report)}
-    job |= {"training": recipe.training.model_dump(mode="json"), "answer": recipe.generation.max_new_tokens}
+    job |= {
+        "training": recipe.training.model_dump(mode="json"),
+        "answer": recipe.generation.max_new_tokens,
+        "prompt": recipe.data.max_prompt_tokens,
+    }
 
     def run() -> dict[str, Any]:
         process.run_job("spin_core.inspect.job", job, store.log_path(f"preflight-{recipe.name}"), name="preflight")

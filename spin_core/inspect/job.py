@@ -10,6 +10,7 @@ from typing import Any
 from spin_core.contracts.tables import iter_tables
 from spin_core.players.limits import beyond
 from spin_core.players.vocabulary import embedding_rows
+from spin_core.recipe.losses import trl_lacks
 from spin_core.runtime import process
 from spin_core.runtime.errors import BadInput
 
@@ -28,10 +29,14 @@ def _work(job: dict[str, Any]) -> None:
     quantized(lora and lora["quantize"], bf16=False)  # raises where it cannot be done
     model: Any = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32)
     found: dict[str, Any] = {"parameters": model.num_parameters(), "architecture": model.config.model_type, "problems": []}
-    found["step"] = _attempt(found, lambda: _step(model.config, job)) or "none"
-    if job["encoded"]:
-        _attempt(found, lambda: _within_embedding(model, Path(job["encoded"]), job["model"]))
-        found |= _scored(model, Path(job["encoded"]), job, found)
+    encoded = Path(job["encoded"]) if job["encoded"] else None
+    step = _attempt(found, lambda: _step(model.config, _longest(encoded, job["answer"], job["prompt"]), training))
+    found["step"] = step.why if step else "none"
+    if encoded:
+        _attempt(found, lambda: _within_embedding(model, encoded, job["model"]))
+        if not found["problems"]:
+            found |= _scored(model, encoded, job, found)
+            _attempt(found, lambda: _proven(model, step, encoded, found))
     if lora:
         _attempt(found, lambda: attach(model, lora, 0, False))
     Path(job["out"]).write_text(json.dumps(found))
@@ -60,21 +65,33 @@ def _within_embedding(model: Any, encoded: Path, folder: str) -> None:
                     raise beyond(AutoTokenizer.from_pretrained(folder).convert_ids_to_tokens(highest), highest, count, f"a {split} row")
 
 
-def _step(config: Any, job: dict[str, Any]) -> str:
-    """Which training step the model gets, and why."""
-    from spin_core.lm.packing import can_pack
+def _step(config: Any, longest: int, training: dict[str, Any]) -> Any:
+    """Which training step the model gets, and why; BadInput where none takes the recipe's loss."""
+    from spin_core.lm.layout import step_of
 
-    training = job["training"]
-    if training["backend"] == "trl":
-        return "TRL's (training.backend)"
-    if can_pack(config):
-        return "packed"
-    if training["loss"] == "ipo" or training["label_smoothing"] or training["sft_weight"]:
-        raise BadInput(
-            f"a {config.model_type} of this config trains with TRL's step, which has no ipo, label_smoothing or sft_weight",
-            remedy="train with loss: sigmoid or hinge",
-        )
-    return f"TRL's: the packed step is not proven for a {config.model_type} of this config"
+    step = step_of(config, longest, training["backend"])
+    if not step.packed and training["backend"] != "trl" and (lacking := trl_lacks(training)):
+        raise BadInput(f"{step.why}, and TRL's step has no {lacking}", remedy="train with loss: sigmoid")
+    return step
+
+
+def _proven(model: Any, step: Any, encoded: Path, found: dict[str, Any]) -> None:
+    """BadInput where the first rows' log-probs are not those of the model's own forward pass, as scoring would find after sampling."""
+    from spin_core.lm.layout import choose_layout
+
+    rows = next(iter_tables(encoded / "train.parquet", rows=_ROWS)).to_pylist()
+    if found["parameters"] <= _SMALL:
+        choose_layout(model, step, [row | {"generated_ids": row["real_ids"][::-1]} for row in rows])
+
+
+def _longest(encoded: Path | None, answer: int, prompt: int) -> int:
+    """Tokens of the longest prompt + answer, where sampled answers may take all of their limit; the limits' sum where no row is known."""
+    import pyarrow.compute as pc
+
+    if encoded is None:
+        return prompt + answer
+    tables = (table for split in ("train", "test") for table in iter_tables(encoded / f"{split}.parquet", ["prompt_ids"]))
+    return max((pc.max(pc.list_value_length(table["prompt_ids"])).as_py() or 0 for table in tables), default=prompt) + answer
 
 
 def _scored(model: Any, encoded: Path, job: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`spinflow check` goes to its end whatever it finds, and its end is `ready` or the list of what to mend."""
 
+import importlib
 import json
 import re
 import shutil
@@ -16,6 +17,7 @@ from spin_core.inspect.check import check
 from spin_core.inspect.findings import Findings
 from spin_core.inspect.surroundings import look_around, look_at_size, require_home
 from spin_core.recipe import Recipe
+from spin_core.runtime import process
 from spin_core.runtime.errors import BadInput, Cancelled
 from spin_core.store import Store
 
@@ -37,12 +39,24 @@ def write_rows(file: Path, bad: int = 0) -> Path:
     return file
 
 
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs run in this process: the same code, without four starts of Python and torch."""
+
+    def run(module: str, job: dict[str, Any], log: Path, **_: Any) -> None:
+        found = importlib.import_module(module)
+        (found.convert if hasattr(found, "convert") else found._work)(json.loads(json.dumps(job)))
+
+    monkeypatch.setattr(process, "run_job", run)
+
+
 def look(store: Store, recipe: Recipe) -> tuple[bool, list[str]]:
     out = StringIO()
     ready = check(store, recipe, Console(file=out, width=200))
     return ready, out.getvalue().splitlines()
 
 
+@pytest.mark.usefixtures("here")
 def test_a_good_recipe_is_ready(tiny_model: Path, tmp_path: Path) -> None:
     """Through every stage before sampling, and the model loaded and run."""
     ready, lines = look(Store(tmp_path / "home"), recipe_of(tiny_model, write_rows(tmp_path / "d.jsonl")))
@@ -52,6 +66,7 @@ def test_a_good_recipe_is_ready(tiny_model: Path, tmp_path: Path) -> None:
     assert any(re.search(r"human answers.* 5\.\d\d nats a token", line) for line in lines)  # ln 259: the model is random
 
 
+@pytest.mark.usefixtures("here")
 def test_all_that_is_wrong_is_told_at_once(tiny_model: Path, tmp_path: Path) -> None:
     """Positions, rows, devices and packages: each has a line of its own, with what, where and remedy."""
     groups: dict[str, dict[str, Any]] = {
@@ -73,6 +88,7 @@ def test_all_that_is_wrong_is_told_at_once(tiny_model: Path, tmp_path: Path) -> 
     assert any("a row as the model sees it" in line for line in lines)  # the rest was looked at all the same
 
 
+@pytest.mark.usefixtures("here")
 def test_a_broken_model_does_not_hide_the_data(tiny_model: Path, tmp_path: Path) -> None:
     model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
     (model / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
