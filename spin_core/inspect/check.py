@@ -123,8 +123,8 @@ def _ask_engine(found: Findings, on: Launcher, recipe: Recipe, model: Ref) -> No
     if recipe.generation.engine != "vllm" or not installed():
         return
     longest = recipe.data.max_prompt_tokens + recipe.generation.max_new_tokens
-    gpus = recipe.generation.tensor_parallel if visible() else 0
-    job = {"model": str(model.path), "arguments": engine_arguments(longest, gpus)}
+    group = visible()[: recipe.generation.tensor_parallel]
+    job = {"model": str(model.path), "arguments": engine_arguments(longest, group, recipe.generation)}
     found.attempt(lambda: on.job("spin_core.inspect.engine_job", job, f"preflight-{recipe.name}-engine", "asking vLLM"))
 
 

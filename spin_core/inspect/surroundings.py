@@ -14,6 +14,7 @@ from spin_core.inspect.findings import Findings
 from spin_core.recipe import Recipe
 from spin_core.runtime import devices
 from spin_core.runtime.errors import BadInput
+from spin_core.runtime.memory import available_memory
 
 _FP32_BYTES = 4
 # weights, gradient and RMSProp's second moment, all fp32; AdamW keeps one moment more
@@ -84,7 +85,7 @@ def look_at_size(found: Findings, recipe: Recipe, home: Path, parameters: int) -
     found.fact("disk", f"about {_gib(disk)} GiB, {_gib(free)} GiB free")
     if disk > free:
         found.problem(f"{home} has {_gib(free)} GiB free, about {_gib(disk)} are needed", remedy="free some space or set --home")
-    need, where, have = weights * copies, "memory", devices.available_memory()
+    need, where, have = weights * copies, "memory", available_memory()
     totals = [device.total for device in devices.visible() if device.total]
     if totals:
         shared = len(totals) if _SHARES[recipe.training.sharding] else 1

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from spin_core.runtime import leftovers
 from spin_core.runtime.devices import Device, ask_nvidia_smi, never, pause
 from spin_core.runtime.errors import SpinflowError
 from spin_core.runtime.progress import Progress, emit
@@ -60,7 +61,7 @@ def require_memory(need: int, what: str, ended: Callable[[], bool] = never, pati
     """Waits a little for what a killed child still holds. Raises SpinflowError where `need` bytes do not become free."""
     deadline = time.monotonic() + patience_s
     while (free := available_memory()) < need:
-        if time.monotonic() >= deadline:
+        if time.monotonic() >= deadline and not leftovers.ending(deadline):
             raise SpinflowError(
                 f"{what} needs about {need / 2**30:.1f} GiB of memory, {max(0, free) / 2**30:.1f} GiB are free",
                 remedy="end other programs or take a smaller model, and run again",
@@ -76,7 +77,7 @@ def require_gpu_memory(
     deadline = time.monotonic() + patience_s
     names = {device.uuid for device in group}
     while short := [d for d in ask_nvidia_smi() if d.uuid in names and d.free is not None and d.total and d.free < share * d.total]:
-        if time.monotonic() >= deadline:
+        if time.monotonic() >= deadline and not leftovers.ending(deadline):
             first = short[0]
             assert first.free is not None
             assert first.total is not None
