@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PORT   ?= 4200
 RECIPE ?= recipes/demo.yaml
 
-.PHONY: demo test lint format clean up down audit chaos bench-generation bench-training bench-orchestration bench-gpu
+.PHONY: demo test lint format clean up down audit chaos bench-generation bench-training bench-orchestration bench-gpu bench-sweep
 demo: $(VENV)/.installed
 	$(BIN)/spinflow run recipes/demo.yaml
 
@@ -51,6 +51,10 @@ bench-training: $(VENV)/.installed
 
 bench-orchestration: $(VENV)/.installed
 	$(BIN)/python -m bench.orchestration
+
+# Every kind of decoder, tiny: are its log-probs those of a plain forward pass?
+bench-sweep: $(VENV)/.installed
+	$(BIN)/python -m bench.sweep
 
 # On a machine with a GPU; torch, transformers and accelerate are enough for it, so it also runs outside the venv.
 bench-gpu: $(VENV)/.installed

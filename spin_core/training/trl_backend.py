@@ -1,7 +1,7 @@
 """TRL's `DPOTrainer` on the same pairs, plan, reference and metrics.
 
-For architectures that the packed layout is not proven for (sliding windows, linear attention, mixtures of experts with their
-auxiliary loss), and as the yardstick.
+For architectures that the packed layout is not proven for (linear attention, mixtures of experts with their auxiliary
+loss, alibi), and as the yardstick.
 """
 
 from __future__ import annotations
