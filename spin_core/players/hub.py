@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+from functools import cache
 from pathlib import Path
 
 from spin_core.players.files import ADAPTER, READ, WEIGHTS, require_names
@@ -40,23 +41,22 @@ def download(name: str, revision: str | None) -> Path:
             ) from None
 
 
+@cache
 def adapter_folder(name: str, commit: str) -> Path | None:
     """The folder with the adapter_config.json of a hub repository at a commit, None where it has none.
 
-    Asked once: the hub's cache remembers what is there and what is not. Without a network, what it remembers.
+    Asked once a process, and not at all for what was downloaded before: a campaign goes on without a network.
     """
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 
     known = try_to_load_from_cache(name, ADAPTER, revision=commit)
     if isinstance(known, str):
         return Path(known).parent
-    if known is not None:
-        return None
     try:
-        return Path(hf_hub_download(name, ADAPTER, revision=commit)).parent
-    except (LocalEntryNotFoundError, EntryNotFoundError):
-        return None  # what cannot be reached at all, `download` tells
+        names = [entry.rfilename for entry in HfApi().model_info(name, revision=commit, timeout=10.0).siblings or []]
+    except Exception:  # the hub's errors, its HTTP library's own: what cannot be read at all, `download` tells
+        return None
+    return Path(hf_hub_download(name, ADAPTER, revision=commit)).parent if ADAPTER in names else None
 
 
 def _wanted(file: str, names: list[str]) -> bool:
