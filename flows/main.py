@@ -40,7 +40,8 @@ def run_flow(flow: Callable[..., Any], recipe: Recipe, home: Path, verbose: bool
         store = Store(home)
         with nullcontext() if log_format == "json" else bars(console):
             state = flow(recipe=recipe, home=str(home), return_state=True)
-            state.result()
+            if not state.is_completed():
+                state.result()
         show(store, recipe, console)
         console.print(f"report: {write_page(store, recipe)}", soft_wrap=True)
         if state.name == "NothingToDo":

@@ -26,7 +26,7 @@ from spin_core.store import Ref, Store
 from tasks.build import build
 
 DEFAULT_HOME = "~/.spinflow"
-SHARDS_IN_FLIGHT = 128  # threads that wait for an engine or its answers; the pool bounds what each engine gets
+SHARDS_IN_FLIGHT = 256  # threads that wait for an engine or its answers; the pool bounds what each engine gets
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,12 @@ class Session:
     def do(self, stage: Stage) -> Ref:
         """Runs a stage's task in this thread, where a SIGTERM interrupts it, and returns its artifact.
 
-        A task that returns a state ("Cached") hands back the state from a plain call, so the result is asked of it.
+        The store says where that is: a slow server can hand back a completed state without its result.
         """
-        ref: Ref = build(stage, self.on, return_state=True).result()
-        return ref
+        state = build(stage, self.on, return_state=True)
+        if not state.is_completed():
+            state.result()
+        return self.store.ref(stage.spec())
 
     def sample(self, shards: list[Shard]) -> tuple[Ref, ...]:
         """Samples the shards of a split side by side. All of them finish before a failed one is raised."""
@@ -66,7 +68,7 @@ class Session:
                 f"{shards[0].turn}: {shards[0].split} shards {', '.join(map(str, failed))} of {len(shards)} failed: {reason}",
                 remedy="run again, only those are redone",
             )
-        return tuple(future.result() for future in futures)
+        return tuple(self.store.ref(shard.spec()) for shard in shards)
 
     def free_devices(self) -> None:
         """Ends the engines: training and scoring need what they hold."""

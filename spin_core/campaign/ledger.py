@@ -7,14 +7,15 @@ campaign's lock, and read by anybody.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from spin_core.players.stage import Import
 from spin_core.recipe import Recipe
 from spin_core.recipe.identity import identity
 from spin_core.runtime.errors import Corrupt
-from spin_core.sources.pins import Kind, is_commit, on_hub, resolve
+from spin_core.sources.pins import on_hub, resolve
 from spin_core.store import Ref, Store
 from spin_core.store.files import replace_text
 
@@ -76,19 +77,24 @@ class Ledger:
         """
         content = self._read()
         pins: dict[str, str] = content["pins"]
-        changes: dict[str, Any] = {}
-        kinds: tuple[Kind, ...] = ("model", "data")
-        for kind in kinds:
-            settings = recipe.model if kind == "model" else recipe.data
-            if not on_hub(settings.name) or is_commit(settings.revision):
-                continue
-            key = f"{kind} {settings.name}@{settings.revision or ''}"
-            if key not in pins:
-                pins[key] = resolve(kind, settings.name, settings.revision)
-                if begin:
-                    self._write(content)
-            changes[kind] = settings.model_copy(update={"revision": pins[key]})
-        return recipe.model_copy(update=changes)
+        known = dict(pins)
+
+        def pin(key: str, ask: Callable[[], str]) -> str:
+            return pins[key] if key in pins else pins.setdefault(key, ask())
+
+        model, data = recipe.model, recipe.data
+        if on_hub(model.name):
+            commit = pin(f"model {model.name}@{model.revision or ''}", lambda: resolve("model", model.name, model.revision))
+            model = model.model_copy(update={"revision": commit})
+            if model.base is None:
+                base = pin(f"base of {model.name}@{commit}", Import(model, self._store.home).pinned_base)
+                model = model.model_copy(update={"base": base})
+        if on_hub(data.name):
+            commit = pin(f"data {data.name}@{data.revision or ''}", lambda: resolve("data", data.name, data.revision))
+            data = data.model_copy(update={"revision": commit})
+        if begin and pins != known:
+            self._write(content)
+        return recipe.model_copy(update={"model": model, "data": data})
 
     def _turn(self, entry: Mapping[str, Any]) -> Turn:
         made = {name: self._found(names) for name, names in entry["made"].items()}

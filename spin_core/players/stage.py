@@ -45,11 +45,19 @@ class Import:
             identity["base"] = _content(Path(base.name)) or {"hub": base.name, "commit": base.revision}
         return Spec("model", STAGE_VERSION, identity)
 
+    def pinned_base(self) -> str:
+        """`model.base` as it is now: the base of a hub adapter, empty for a whole model."""
+        base = self._base()
+        return f"{base.name}@{base.revision}" if base else ""
+
     def _commit(self) -> str:
         return resolve("model", self.settings.name, self.settings.revision)
 
     def _base(self) -> Base | None:
         """What an adapter is to be merged into, at a commit where it is on the hub."""
+        if self.settings.base is not None:
+            name, _, commit = self.settings.base.rpartition("@")
+            return Base(name, commit) if name else None
         folder = Path(self.settings.name).expanduser()
         place = folder if folder.exists() else adapter_folder(self.settings.name, self._commit())
         base = base_of(place, self.settings.name) if place and place.is_dir() else None

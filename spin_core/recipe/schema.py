@@ -39,6 +39,8 @@ class ModelSettings(Group):
     """Hub id, local folder or `.gguf` file (an adapter's is merged into its base), or `pypi:PACKAGE==VERSION/FILE.gguf`."""
     revision: str | None = None
     """Hub revision (branch, tag or commit); None takes the default branch."""
+    base: str | None = None
+    """What an adapter of the hub is merged into, `HUB/ID@COMMIT`; None asks its config once a campaign, empty means a whole model."""
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     """Expected checksum of a `.gguf` file, 64 hex digits."""
     trust_remote_code: bool = False
