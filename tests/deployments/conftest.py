@@ -105,7 +105,7 @@ class Farm:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def prefect(self, *arguments: str, timeout_s: float = 240.0) -> subprocess.CompletedProcess[str]:
+    def prefect(self, *arguments: str, timeout_s: float = 600.0) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "prefect", *arguments]
         return subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=timeout_s)
 
