@@ -29,6 +29,7 @@ from bench.commit import commit
 from bench.peak import ChildPeak
 from spin_core.contracts.rows import ENCODED, PROMPTS, SHARD
 from spin_core.contracts.tables import TableWriter, with_last_content
+from spin_core.encoding.ends import Ends
 from spin_core.store import Ref, Spec, Store
 from tests.stages import join
 
@@ -86,10 +87,13 @@ def make(store: Store, rows: int, lengths: Lengths = CHAT) -> tuple[Ref, Ref, Re
                     shards[split].append(store.build(spec, lambda path, i=ids, p=prompt_ids: write_shard(path, i, p, rng)))
 
     prompts = store.build(Spec("prompts", 1, {"rows": rows}), write_all)
-    encoded = store.build(
-        Spec("encoded", 1, {"rows": rows}),
-        lambda path: [os.rename(prompts.path / f"{split}.enc", path / f"{split}.parquet") for split in sides] and None,
-    )
+
+    def move_encoded(path: Path) -> None:
+        for split in sides:
+            os.rename(prompts.path / f"{split}.enc", path / f"{split}.parquet")
+        Ends([2], ["</s>"], 2).write(path)
+
+    encoded = store.build(Spec("encoded", 1, {"rows": rows}), move_encoded)
     _rewrite_manifest(prompts)
     return model, prompts, encoded, shards["train"], shards["test"]
 

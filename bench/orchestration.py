@@ -22,6 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from bench.commit import commit
+from spin_core.encoding.ends import Ends
 from spin_core.generation.engine import Answer, OnAnswer
 
 _ROWS_A_SHARD = 8
@@ -36,7 +37,7 @@ class NoOp:
     def alive(self) -> bool:
         return True
 
-    def sample(self, prompts: Sequence[Sequence[int]], on_answer: OnAnswer) -> list[Answer]:
+    def sample(self, prompts: Sequence[Sequence[int]], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
         for number, _ in enumerate(prompts, 1):
             on_answer(number, 1)
         return [Answer([2], "stop", "")] * len(prompts)

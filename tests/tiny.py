@@ -4,6 +4,7 @@ from pathlib import Path
 
 from spin_core.contracts.rows import ENCODED
 from spin_core.contracts.tables import write_rows
+from spin_core.encoding.ends import Ends
 from spin_core.store import Ref, Spec, Store
 
 TEMPLATE = (
@@ -52,6 +53,7 @@ def make_encoded(store: Store, rows: int, prompt_tokens: int = 16) -> tuple[Ref,
             {"row_id": f"{number:016x}", "prompt_ids": [3 + number % 7] * prompt_tokens, "real_ids": [4, 2]} for number in range(rows)
         ]
         write_rows(staging / "train.parquet", content, ENCODED)
+        Ends([2], ["<|im_end|>"], 2).write(staging)
 
     def no_model(staging: Path) -> None:
         (staging / "config.json").write_text("{}")

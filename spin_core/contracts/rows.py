@@ -30,6 +30,7 @@ PROMPTS = pa.schema(
         ("real", MESSAGES),  # context + the human answer as the last turn
         ("generated", MESSAGES),  # the same context + an empty answer
         ("source", pa.string()),  # file or hub id
+        ("row_number", pa.int64()),  # the row of the source, from 1
         ("check", pa.string()),  # JSON of an automatic check of an answer, or null
     ]
 )
@@ -38,7 +39,7 @@ SHARD = pa.schema(
     [
         ("row_id", pa.string()),
         ("prompt_ids", IDS),  # [P] exactly what the engine was given
-        ("generated_ids", IDS),  # [R] exactly what it returned; EOS only if it was emitted
+        ("generated_ids", IDS),  # [R] exactly what it returned; an end of turn only if it was emitted
         ("finish_reason", pa.string()),  # stop | length | error: …
         ("generated", pa.string()),  # the answer as text, for people
     ]
@@ -50,7 +51,7 @@ PAIRS = pa.schema(
         ("real", MESSAGES),
         ("generated", MESSAGES),
         ("prompt_ids", IDS),  # [P]
-        ("real_ids", IDS),  # [C] ends in EOS only if the answer ended within the limit
+        ("real_ids", IDS),  # [C] ends in an end of turn only if the answer ended within the limit
         ("generated_ids", IDS),  # [R]
         ("finish_reason", pa.string()),
         ("check", pa.string()),

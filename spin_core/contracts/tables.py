@@ -28,6 +28,12 @@ def with_last_content(talks: pa.ListArray, texts: pa.Array) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets - offsets[0]), turns, type=MESSAGES)
 
 
+def last_content(talks: pa.ListArray) -> pa.Array:
+    """The content [N] of each conversation's last turn; none may be empty."""
+    offsets = talks.offsets.to_numpy()
+    return talks.flatten().field("content").take(pa.array(offsets[1:] - offsets[0] - 1))
+
+
 def same_lists(left: pa.ListArray, right: pa.ListArray) -> pa.BooleanArray:
     """Which lists of ids [N] hold the same numbers: compared as byte strings, because Arrow has no kernel for lists."""
     return pc.equal(_as_bytes(left), _as_bytes(right))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,62 +22,84 @@ _EVENT_EVERY_S = 0.5
 
 
 def _work(job: dict[str, Any]) -> None:
+    out = Path(job["out"])
     encoder = _Encoder(job)
-    with TableWriter(Path(job["out"]) / "left_out.parquet", REJECTED) as left_out:
+    encoder.ends.write(out)
+    facts: dict[str, Any] = {}
+    with TableWriter(out / "left_out.parquet", REJECTED) as left_out:
         for split in ("train", "test"):
-            with TableWriter(Path(job["out"]) / f"{split}.parquet", ENCODED) as sink:
+            with TableWriter(out / f"{split}.parquet", ENCODED) as sink:
                 for rows, rejected in encoder.tables(split):
                     sink.write(rows)
                     left_out.write(rejected)
             if not sink.rows and encoder.sizes[split]:
-                raise BadInput(
-                    f"no {split} row has a prompt within data.max_prompt_tokens={job['max_prompt_tokens']}", remedy="raise the limit"
-                )
+                raise BadInput(f"no {split} row can be used: {encoder.problem}", remedy=encoder.remedy)
+            facts[split] = sink.rows
     if left_out.rows and job["on_bad_row"] == "error":
-        raise BadInput(
-            f"{left_out.rows:,} prompts are too long, first: {encoder.first_left_out}", remedy="raise it or set data.on_bad_row=skip"
-        )
-    facts: dict[str, Any] = {split: count_rows(Path(job["out"]) / f"{split}.parquet") for split in ("train", "test", "left_out")}
-    if left_out.rows:
-        facts["message"] = f"{left_out.rows:,} prompts over {job['max_prompt_tokens']} tokens were left out (left_out.parquet)"
-    (Path(job["out"]) / "facts.json").write_text(json.dumps(facts))
+        raise BadInput(f"{left_out.rows:,} rows cannot be used: {encoder.problem}", remedy=f"{encoder.remedy}, or set data.on_bad_row=skip")
+    (out / "facts.json").write_text(
+        json.dumps(facts | {"left_out": left_out.rows, "message": encoder.message(), "warnings": encoder.warnings()})
+    )
 
 
 class _Encoder:
-    """Renders prompts in batches and shows how far it is."""
+    """Renders rows in batches, shows how far it is, and counts what it leaves out."""
 
     def __init__(self, job: dict[str, Any]) -> None:
-        from spin_core.encoding.chat import Renderer
+        from spin_core.encoding.chat import Refused, Renderer
 
-        self._renderer = Renderer(Path(job["model"]))
+        self._refused = Refused
+        self._renderer = Renderer(Path(job["model"]), job["chat_template_kwargs"])
+        self.ends = self._renderer.ends
         self._files = {split: Path(job["prompts"]) / f"{split}.parquet" for split in ("train", "test")}
         self._prompt_limit, self._answer_limit = job["max_prompt_tokens"], job["max_new_tokens"]
         self.sizes = {split: count_rows(file) for split, file in self._files.items()}
-        self.first_left_out = ""
+        self._first, self.remedy = "", ""
+        self._kinds: Counter[str] = Counter()
         self._done, self._shown = 0, time.monotonic()
+
+    @property
+    def problem(self) -> str:
+        """What was left out, and the first of it."""
+        return f"{self._counts()}; first {self._first}"
+
+    def _counts(self) -> str:
+        return ", ".join(f"{count:,} {kind}" for kind, count in self._kinds.most_common())
+
+    def message(self) -> str:
+        """What was left out; empty where nothing was."""
+        return f"left out: {self.problem} (left_out.parquet)" if self._kinds else ""
+
+    def warnings(self) -> list[str]:
+        """What the template puts before human answers only."""
+        return [
+            f"the chat template begins {count:,} human answers with {text!r}, which no sampled answer is given: it tells the two apart; "
+            "set model.chat_template_kwargs (enable_thinking: false) or model.chat_template"
+            for text, count in self._renderer.added.most_common(1)
+        ]
 
     def tables(self, split: str) -> Iterator[tuple[pa.Table, pa.Table]]:
         """(encoded, left out) rows of a split, batch by batch."""
-        number = 0
-        for table in iter_tables(self._files[split], ["row_id", "real"], _ROWS):
-            talks, ids = table["real"].to_pylist(), table["row_id"].to_pylist()
-            prompts = self._renderer.prompt_batch([talk[:-1] for talk in talks])
-            kept = [i for i, prompt in enumerate(prompts) if len(prompt) <= self._prompt_limit]
-            answers = self._renderer.real_batch([talks[i] for i in kept], [prompts[i] for i in kept], self._answer_limit)
-            rows = [{"row_id": ids[i], "prompt_ids": prompts[i], "real_ids": answer} for i, answer in zip(kept, answers, strict=True)]
-            left_out = [
-                {"row_number": number + i, "reason": self._reason(split, ids[i], len(prompt))}
-                for i, prompt in enumerate(prompts)
-                if len(prompt) > self._prompt_limit
-            ]
-            number += len(talks)
-            self._show(len(talks))
+        for table in iter_tables(self._files[split], ["row_id", "row_number", "real"], _ROWS):
+            rows, left_out = [], []
+            source = table.to_pylist()
+            for row, found in zip(source, self._renderer.encode([row["real"] for row in source], self._answer_limit), strict=True):
+                if not isinstance(found, self._refused) and len(found.prompt_ids) > self._prompt_limit:
+                    found = self._too_long(len(found.prompt_ids))
+                if isinstance(found, self._refused):
+                    self._kinds[found.kind] += 1
+                    self._first = self._first or f"row {row['row_number']}: {found.reason}"
+                    self.remedy = self.remedy or found.remedy
+                    left_out.append({"row_number": row["row_number"], "reason": str(found)})
+                else:
+                    rows.append({"row_id": row["row_id"], "prompt_ids": found.prompt_ids, "real_ids": found.real_ids})
+            self._show(len(source))
             yield pa.Table.from_pylist(rows, schema=ENCODED), pa.Table.from_pylist(left_out, schema=REJECTED)
 
-    def _reason(self, split: str, row_id: str, tokens: int) -> str:
-        reason = f"{split} row {row_id}: the prompt has {tokens} tokens, over data.max_prompt_tokens={self._prompt_limit}"
-        self.first_left_out = self.first_left_out or reason
-        return reason
+    def _too_long(self, tokens: int) -> Any:
+        limit = self._prompt_limit
+        reason = f"its prompt has {tokens} tokens, over data.max_prompt_tokens={limit}"
+        return self._refused(f"with a prompt over {limit} tokens", reason, "raise data.max_prompt_tokens")
 
     def _show(self, rows: int) -> None:
         self._done += rows

@@ -1,7 +1,6 @@
 """Sampling from an OpenAI-compatible vLLM server.
 
-Prompts go as token ids and `return_token_ids` brings the sampled ids back, so nothing is tokenised twice. No per-request
-seed is sent: vLLM's CPU build can crash on one.
+Prompts go as token ids and `return_token_ids` brings the sampled ids back, so nothing is tokenised twice.
 """
 
 from __future__ import annotations
@@ -15,9 +14,11 @@ from typing import Any
 
 import httpx
 
+from spin_core.encoding.ends import Ends
 from spin_core.generation.engine import Answer, OnAnswer
+from spin_core.generation.sampling import fault, request_fields
 from spin_core.recipe import GenerationSettings
-from spin_core.runtime.errors import ChildCrash
+from spin_core.runtime.errors import BadInput, ChildCrash
 
 _MAX_OPEN = 1024  # requests a shard keeps open, the widest batch; the server queues what its own cannot take
 # An engine that answers none of its open requests for this long is taken for dead. The whole batch may be at its first token
@@ -63,11 +64,12 @@ class Client:
         except httpx.HTTPError:
             return False
 
-    def sample(self, prompts: Sequence[Sequence[int]], on_answer: OnAnswer) -> list[Answer]:
+    def sample(self, prompts: Sequence[Sequence[int]], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
         """One answer a prompt, in order; a refused row's reason becomes its finish_reason. Raises ChildCrash if the server is gone."""
-        return asyncio.run(self._sample(prompts, on_answer))
+        return asyncio.run(self._sample(prompts, ends, on_answer))
 
-    async def _sample(self, prompts: Sequence[Sequence[int]], on_answer: OnAnswer) -> list[Answer]:
+    async def _sample(self, prompts: Sequence[Sequence[int]], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
+        fields = request_fields(self._settings, ends)
         gate = asyncio.Semaphore(_MAX_OPEN)
         done = 0
 
@@ -75,7 +77,7 @@ class Client:
             nonlocal done
             async with gate:
                 with self._waiting():
-                    answer = await self._request(client, ids)
+                    answer = await self._request(client, {"model": self._model, "prompt": list(ids), **fields}, ends)
             done += 1
             on_answer(done, len(answer.ids))
             return answer
@@ -114,15 +116,7 @@ class Client:
         what = f"{self.url} has answered none of {self._open} requests for {self._patience_s:.0f} s"
         raise ChildCrash(what, exit_code=-1, remedy="run again to continue")
 
-    async def _request(self, client: httpx.AsyncClient, ids: Sequence[int]) -> Answer:
-        body = {
-            "model": self._model,
-            "prompt": list(ids),
-            "max_tokens": self._settings.max_new_tokens,
-            "temperature": self._settings.temperature,
-            "top_p": self._settings.top_p,
-            "return_token_ids": True,
-        }
+    async def _request(self, client: httpx.AsyncClient, body: dict[str, Any], ends: Ends) -> Answer:
         try:
             response = await client.post(f"{self.url}/v1/completions", json=body)
         except httpx.TransportError:
@@ -133,4 +127,8 @@ class Client:
             what = " ".join(response.text.split())[:200]
             raise ChildCrash(f"{self.url} answered {response.status_code}: {what}", exit_code=-1, remedy="run again to continue")
         choice: dict[str, Any] = response.json()["choices"][0]
-        return Answer(choice["token_ids"], choice["finish_reason"], choice["text"].strip())
+        answer = Answer(choice["token_ids"], choice["finish_reason"], choice["text"].strip())
+        problem = fault(answer.ids, answer.finish_reason, self._settings.max_new_tokens, ends)
+        if problem:
+            raise BadInput(f"{self.url} does not sample as it is asked to: {problem}", remedy="start it with --generation-config vllm")
+        return answer

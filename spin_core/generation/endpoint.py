@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from spin_core.encoding.ends import Ends
 from spin_core.generation.client import Client
 from spin_core.generation.engine import Answer, Ended, OnAnswer, Sampler
 from spin_core.runtime.errors import Cancelled, ChildCrash
@@ -41,7 +42,7 @@ class Endpoint:
             if ended():
                 raise Cancelled("the run was ended")
             if time.monotonic() - started > _PATIENCE_S:
-                remedy = f"start it with: vllm serve {model} --served-model-name {self._digest}"
+                remedy = f"start it with: vllm serve {model} --served-model-name {self._digest} --generation-config vllm"
                 raise ChildCrash(f"{self._client.url} cannot be used, {problem}", exit_code=-1, remedy=remedy)
             emit(Progress(name, 0, 1, "", f"{problem}, {time.monotonic() - started:.0f} s"))
             time.sleep(_POLL_S)
@@ -52,9 +53,9 @@ class Endpoint:
         """Whether the server answers and serves θ_t."""
         return self._digest in self._client.served() and self._client.healthy()
 
-    def sample(self, prompts: Sequence[Sequence[int]], on_answer: OnAnswer) -> list[Answer]:
+    def sample(self, prompts: Sequence[Sequence[int]], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
         """See `Engine.sample`."""
-        return self._client.sample(prompts, on_answer)
+        return self._client.sample(prompts, ends, on_answer)
 
     def close(self) -> None:
         """The server is not ours to end."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from spin_core.encoding.ends import Ends
 from spin_core.recipe import GenerationSettings
 from spin_core.store import Ref
 
@@ -31,7 +32,7 @@ class Sampler:
 class Answer:
     """One sampled answer."""
 
-    ids: list[int]  # [R] as the engine returned them; EOS only if it was emitted
+    ids: list[int]  # [R] as the engine returned them; the last is an end of turn only if it was emitted
     finish_reason: str  # stop | length | "error: …" for a row that the engine refused
     text: str
 
@@ -41,8 +42,8 @@ class Engine(Protocol):
 
     window: int  # rows in flight that keep its batch full; shards are leased to it while it has fewer
 
-    def sample(self, prompts: Sequence[Sequence[int]], on_answer: OnAnswer) -> list[Answer]:
-        """One answer a prompt, in order. Raises ChildCrash if the engine is gone."""
+    def sample(self, prompts: Sequence[Sequence[int]], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
+        """One answer a prompt, in order, that stops at the first end of turn. Raises ChildCrash if the engine is gone."""
         ...
 
     def alive(self) -> bool:

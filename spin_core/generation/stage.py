@@ -9,6 +9,7 @@ from typing import Any
 
 from spin_core.contracts.rows import SHARD
 from spin_core.contracts.tables import RowReader, count_rows, write_rows
+from spin_core.encoding.ends import read_ends
 from spin_core.generation.engine import Sampler
 from spin_core.recipe import Recipe
 from spin_core.recipe.identity import identity
@@ -16,7 +17,7 @@ from spin_core.runtime.launcher import Launcher
 from spin_core.runtime.progress import Progress, emit
 from spin_core.store import Ref, Spec
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Shard:
 
         with on.engines.lease(self.sampler, len(rows)) as engine:
             started = time.time()
-            answers = engine.sample([row["prompt_ids"] for row in rows], on_answer)
+            answers = engine.sample([row["prompt_ids"] for row in rows], read_ends(self.encoded.path), on_answer)
         content = [
             {
                 "row_id": row["row_id"],

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from spin_core.encoding.ends import Ends
 from spin_core.generation.engine import Answer, Ended, OnAnswer, Sampler
+from spin_core.generation.sampling import generation_options
 from spin_core.runtime import devices, memory, process
 
 _BATCH = 32
@@ -34,12 +36,12 @@ class TransformersEngine:
         """Gives the GPU back; nothing is left running."""
         self._hold.release()
 
-    def sample(self, prompts: Sequence[Sequence[int]], on_answer: OnAnswer) -> list[Answer]:
+    def sample(self, prompts: Sequence[Sequence[int]], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
         """See `Engine.sample`."""
         settings = self._settings
         with tempfile.TemporaryDirectory() as folder:
             job: dict[str, Any] = {"model": str(self._model), "prompts": [list(p) for p in prompts], "out": f"{folder}/answers.json"}
-            job |= {"max_new_tokens": settings.max_new_tokens, "temperature": settings.temperature, "top_p": settings.top_p}
+            job["options"] = generation_options(settings.max_new_tokens, settings.temperature, settings.top_p, ends.ids)
             module, env = "spin_core.generation.transformers_engine", devices.environment(self._group)
             process.run_job(module, job, self._log, name="sampling with transformers", env=env, fds=self._hold.fds)
             answers = [Answer(**row) for row in json.loads(Path(job["out"]).read_text())]
@@ -50,7 +52,7 @@ class TransformersEngine:
 
 def _work(job: dict[str, Any]) -> None:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     from spin_core.lm.attention import set_plain_attention
     from spin_core.lm.device import compute_device
@@ -59,30 +61,22 @@ def _work(job: dict[str, Any]) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(job["model"])
     model: Any = AutoModelForCausalLM.from_pretrained(job["model"], dtype="auto").to(device).eval()
     set_plain_attention(model)
-    eos = tokenizer.eos_token_id
+    options = GenerationConfig(**job["options"])
+    model.generation_config = options  # generate() fills what an option leaves open from the model's own
+    ends, pad = set(options.eos_token_id), options.pad_token_id
     answers = []
     for start in range(0, len(job["prompts"]), _BATCH):
         prompts = job["prompts"][start : start + _BATCH]
         width = max(map(len, prompts))
-        ids = torch.tensor([[eos] * (width - len(p)) + p for p in prompts], device=device)
+        ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
         with torch.no_grad():
-            out = model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                do_sample=True,
-                temperature=job["temperature"],
-                top_p=job["top_p"],
-                top_k=0,
-                max_new_tokens=job["max_new_tokens"],
-                eos_token_id=eos,
-                pad_token_id=eos,
-            )
+            out = model.generate(input_ids=ids, attention_mask=mask, generation_config=options)
         for row in out[:, width:].tolist():
-            ended = eos in row
-            row = row[: row.index(eos) + 1] if ended else row
-            text = tokenizer.decode(row, skip_special_tokens=True).strip()
-            answers.append({"ids": row, "finish_reason": "stop" if ended else "length", "text": text})
+            stop = next((place for place, token in enumerate(row) if token in ends), None)
+            text = tokenizer.decode(row[:stop], skip_special_tokens=True).strip()
+            whole = row if stop is None else row[: stop + 1]
+            answers.append({"ids": whole, "finish_reason": "length" if stop is None else "stop", "text": text})
     Path(job["out"]).write_text(json.dumps(answers))
 
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from spin_core.encoding.ends import Ends
 from spin_core.generation.client import Client
 from spin_core.generation.engine import Answer, Ended, OnAnswer, Sampler
 from spin_core.recipe import GenerationSettings
@@ -93,10 +94,10 @@ class VllmServer:
         """Whether the server process runs and answers."""
         return self._status() is None and self._client.healthy()
 
-    def sample(self, prompts: Sequence[Sequence[int]], on_answer: OnAnswer) -> list[Answer]:
+    def sample(self, prompts: Sequence[Sequence[int]], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
         """See `Engine.sample`."""
         try:
-            return self._client.sample(prompts, on_answer)
+            return self._client.sample(prompts, ends, on_answer)
         except ChildCrash as error:
             raise self._crash(f"vLLM failed in mid-flight ({error})") from None
 

@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from spin_core.contracts.tables import read_rows
+from spin_core.encoding.ends import Ends, read_ends
 from spin_core.encoding.stage import Encode
 from spin_core.generation.pool import engine_devices
 from spin_core.generation.vllm_server import engine_arguments, installed
@@ -51,7 +52,10 @@ def _look_at_stages(found: Findings, store: Store, recipe: Recipe, console: Cons
     if encoded:
         facts = encoded.facts
         rendered = f"{facts['train']:,} rows to train on, {facts['test']:,} held out, each prompt an exact prefix of its conversation"
-        found.fact("rendered", rendered + _where(encoded, "left_out.parquet", facts["left_out"]))
+        found.fact("rendered", rendered + (f"\n{_bad_rows('left out', encoded.path / 'left_out.parquet')}" if facts["left_out"] else ""))
+        found.fact("a turn ends in", _ends(read_ends(encoded.path)))
+        for warning in facts["warnings"]:
+            found.fact("mind", warning)
     if model:
         _ask_engine(found, on, fitting, model)
         loaded = _loaded(found, store, recipe, model, encoded)
@@ -137,6 +141,12 @@ def _tell(found: Findings, recipe: Recipe, loaded: dict[str, Any], console: Cons
         found.fact("human answers", f"{loaded['nats']:.2f} nats a token under θ_0, {loaded['tokens']} tokens looked at")
         console.print("[bold]a row as the model sees it[/bold]")
         console.print(loaded["prompt"] + loaded["answer"], markup=False, highlight=False)
+
+
+def _ends(ends: Ends) -> str:
+    others = [text for text, token in zip(ends.texts, ends.ids, strict=True) if token != ends.template]
+    own = ends.texts[ends.ids.index(ends.template)]
+    return f"{own} (after a human answer)" + (f"; {', '.join(others)} (where a sampled one emits it)" if others else "")
 
 
 def _bad_rows(what: str, file: Path) -> str:

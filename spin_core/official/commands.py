@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+import yaml
 from rich.console import Console
 
 from spin_core.recipe import DataSettings, GenerationSettings, ModelSettings, Recipe
@@ -65,6 +66,8 @@ def generate(
     engine: Annotated[Literal["vllm", "transformers"], typer.Option(help="What samples.")] = "vllm",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 256,
     max_prompt_tokens: Annotated[int, typer.Option(min=1, help="Rows with longer prompts are left out.")] = 512,
+    chat_template: Annotated[str | None, typer.Option(help="A .jinja file, or the template, in place of the model's own.")] = None,
+    chat_template_kwargs: Annotated[str, typer.Option(help="What the template is called with: '{\"enable_thinking\": false}'.")] = "{}",
     home: Home = _DEFAULT_HOME,
 ) -> None:
     """spin/generate.py: the model's answers to a fraction of the prompts, as loser_<frac>.jsonl."""
@@ -73,7 +76,7 @@ def generate(
 
     recipe = Recipe(
         name="official",
-        model=ModelSettings(name=model),
+        model=ModelSettings(name=model, chat_template=chat_template, chat_template_kwargs=_mapping(chat_template_kwargs)),
         data=DataSettings(name=input_dir, on_bad_row="skip", max_prompt_tokens=max_prompt_tokens),
         generation=GenerationSettings(engine=engine, max_new_tokens=max_new_tokens, tensor_parallel=world_size),
     )
@@ -112,6 +115,17 @@ def _store(home: Path) -> Store:
     store = Store(home)
     surroundings.require_writable(store.home)
     return store
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    """A mapping in YAML or JSON. Raises BadParameter."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = None
+    if not isinstance(value, dict):
+        raise typer.BadParameter('it is not a mapping such as {"enable_thinking": false}')
+    return value
 
 
 @contextmanager

@@ -34,7 +34,8 @@ _DEFAULTS = {"num_train_epochs": 3, "per_device_train_batch_size": 8, "gradient_
 _OWN = {
     *("model_name_or_path", "model_revision", "trust_remote_code", "dataset_mixer", "dataset_splits", "per_device_train_batch_size"),
     *("gradient_accumulation_steps", "bf16", "max_length", "max_prompt_length", "max_new_tokens", "output_dir", "max_train_samples"),
-    *("use_peft", "load_in_4bit"),
+    *("use_peft", "load_in_4bit", "chat_template"),
+    *("chat_template_kwargs", "on_bad_row"),  # not theirs
 }
 # accepted so that a file of theirs runs as it is; they change no result here
 _UNUSED = {
@@ -50,7 +51,7 @@ _LORA = {"lora_r": "r", "lora_alpha": "alpha", "lora_target_modules": "target_mo
 _NOT_IN_LORA = ("lora_dropout", "lora_modules_to_save")
 _TEXT = ("model_name_or_path", "model_revision", "output_dir", "base_model_revision", "model_code_revision")  # whatever they look like
 # these would change the result, so they may only be off
-_OFF = ("load_in_8bit", "push_to_hub", "fp16", "chat_template", "base_model_revision", "model_code_revision")
+_OFF = ("load_in_8bit", "push_to_hub", "fp16", "base_model_revision", "model_code_revision")
 
 
 @dataclass(frozen=True)
@@ -169,8 +170,12 @@ def _recipe(path: Path, keys: dict[str, Any], devices: int) -> Recipe:
                 name=str(keys["model_name_or_path"]),
                 revision=keys.get("model_revision"),
                 trust_remote_code=bool(keys.get("trust_remote_code")),
+                chat_template=keys.get("chat_template"),
+                chat_template_kwargs=keys.get("chat_template_kwargs") or {},
             ),
-            data=DataSettings(name=next(iter(keys["dataset_mixer"])), max_prompt_tokens=prompt),
+            data=DataSettings(
+                name=next(iter(keys["dataset_mixer"])), max_prompt_tokens=prompt, on_bad_row=keys.get("on_bad_row") or "error"
+            ),
             generation=GenerationSettings(max_new_tokens=answer),
             training=settings,
         )

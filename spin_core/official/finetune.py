@@ -16,7 +16,7 @@ from spin_core.sources.locate import Source, locate
 from spin_core.store import Ref, Spec, Store
 from spin_core.training.stage import Train
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 
 
 def finetune(store: Store, plan: Finetune) -> Path:
@@ -50,15 +50,16 @@ class OfficialPairs:
         return {name: locate(data.model_copy(update={"name": name, "split": self.plan.split}), self.store.home) for name in self.plan.mixer}
 
     @property
-    def _limits(self) -> dict[str, int]:
+    def _rules(self) -> dict[str, Any]:
         recipe = self.plan.recipe
-        return {"max_prompt_tokens": recipe.data.max_prompt_tokens, "max_new_tokens": recipe.generation.max_new_tokens}
+        limits = {"max_prompt_tokens": recipe.data.max_prompt_tokens, "max_new_tokens": recipe.generation.max_new_tokens}
+        return limits | {"chat_template_kwargs": recipe.model.chat_template_kwargs, "on_bad_row": recipe.data.on_bad_row}
 
     def spec(self) -> Spec:
-        """The data sets with their shares, the limits, and the tokenizer's model."""
+        """The data sets with their shares, the rules of rendering, and the tokenizer's model."""
         sources = self._sources
         mix = [{"share": share, **sources[name].identity} for name, share in self.plan.mixer.items()]
-        params = {"official": mix, "split": self.plan.split, "max_rows": self.plan.max_rows, **self._limits}
+        params = {"official": mix, "split": self.plan.split, "max_rows": self.plan.max_rows, **self._rules}
         return Spec("pairs", STAGE_VERSION, params, (self.model,))
 
     def run(self, out: Path, on: Launcher) -> None:
@@ -69,4 +70,4 @@ class OfficialPairs:
             {"name": name, "share": share, "files": [str(file) for file in sources[name].files], "commit": sources[name].commit}
             for name, share in self.plan.mixer.items()
         ]
-        on.job("spin_core.official.pairs_job", job | self._limits, f"pairs-{self.spec().digest}", "tokenising the pairs")
+        on.job("spin_core.official.pairs_job", job | self._rules, f"pairs-{self.spec().digest}", "tokenising the pairs")

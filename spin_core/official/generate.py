@@ -25,7 +25,7 @@ from spin_core.runtime.progress import tell
 from spin_core.sources.talk import BadRow
 from spin_core.store import Ref, Spec, Store
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 _SHUFFLE_SEED = 42  # the official script's
 _SHARDS_IN_FLIGHT = 8
 _TRIES = 4
@@ -98,7 +98,7 @@ class FractionPrompts:
         chosen = self._chosen(len(rows))
         for index in chosen:
             try:
-                row = _prompt(real_side(rows[index]), self.name)
+                row = _prompt(real_side(rows[index]), self.name, index + 1)
             except BadRow as error:
                 where = f"{self.name} {self.fraction.split} row {index + 1}"
                 raise BadInput(f"{where}: {error}", remedy="mend it, or run spinflow reformat first") from None
@@ -118,9 +118,10 @@ class FractionPrompts:
         return chosen
 
 
-def _prompt(messages: list[Any], name: str) -> dict[str, Any]:
-    empty = {"role": "assistant", "content": ""}
-    return {"row_id": row_id(messages), "real": messages, "generated": [*messages[:-1], empty], "source": name, "check": None}
+def _prompt(messages: list[Any], name: str, number: int) -> dict[str, Any]:
+    generated = [*messages[:-1], {"role": "assistant", "content": ""}]
+    row = {"row_id": row_id(messages), "real": messages, "generated": generated, "source": name, "row_number": number}
+    return row | {"check": None}
 
 
 def _sample(shard: Shard, on: Launcher) -> Ref:

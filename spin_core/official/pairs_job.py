@@ -11,10 +11,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from spin_core.contracts.rows import PAIRS, TRAIN_FILE, row_id
+from spin_core.contracts.rows import IDS, PAIRS, TRAIN_FILE, row_id
 from spin_core.contracts.tables import TableWriter
-from spin_core.encoding.chat import Renderer
+from spin_core.encoding.chat import Encoded, Refused, Renderer
+from spin_core.encoding.ends import folder_vocabulary
 from spin_core.official.files import TOKENS, generated_side, real_side
+from spin_core.pairs.shortcuts import Shortcuts, speller
 from spin_core.recipe import DataSettings
 from spin_core.runtime import process
 from spin_core.runtime.errors import BadInput
@@ -29,24 +31,31 @@ _BLOCK = 256  # rows that are rendered at once
 def _work(job: dict[str, Any]) -> None:
     maker = _Maker(job)
     rows = itertools.islice(maker.rows(job["sources"]), job["max_rows"])
+    shortcuts = Shortcuts(maker.ends)
     with TableWriter(Path(job["out"]) / TRAIN_FILE, PAIRS) as sink:
         while block := list(itertools.islice(rows, _BLOCK)):
-            sink.write(pa.Table.from_pylist(maker.pairs(block), schema=PAIRS))
-    if not sink.rows:
-        raise BadInput("dataset_mixer: no pair is left to train on", remedy="raise max_prompt_length, or look at the data")
+            if pairs := maker.pairs(block):
+                shortcuts.add(*(pa.array([pair[side] for pair in pairs], IDS) for side in ("real_ids", "generated_ids")))
+                sink.write(pa.Table.from_pylist(pairs, schema=PAIRS))
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in maker.left_out.items())
+    if not sink.rows:
+        raise BadInput(f"dataset_mixer: no pair is left to train on ({left_out})", remedy="raise max_prompt_length, or look at the data")
     message = f"{sink.rows:,} pairs, {maker.own_tokens:,} of them with the tokens that were sampled"
     message += f"; left out: {left_out}" if left_out else ""
-    (Path(job["out"]) / "facts.json").write_text(json.dumps({"pairs": sink.rows, **maker.left_out, "message": message}))
+    facts = {"pairs": sink.rows, **maker.left_out, "message": message, "shortcuts": shortcuts.aucs()}
+    facts["warnings"] = shortcuts.warnings(speller(job["model"]))
+    (Path(job["out"]) / "facts.json").write_text(json.dumps(facts))
 
 
 class _Maker:
     """Rows of any official file to rows of PAIRS; counts what it leaves out."""
 
     def __init__(self, job: dict[str, Any]) -> None:
-        self._renderer = Renderer(Path(job["model"]))
+        self._renderer = Renderer(Path(job["model"]), job["chat_template_kwargs"])
+        self.ends = self._renderer.ends
+        self._vocabulary = folder_vocabulary(Path(job["model"])) or len(self._renderer.tokenizer)
         self._prompt_limit, self._answer_limit = job["max_prompt_tokens"], job["max_new_tokens"]
-        self._split = job["split"]
+        self._split, self._on_bad_row = job["split"], job["on_bad_row"]
         self._seen: set[tuple[str, int]] = set()
         self.left_out: Counter[str] = Counter()
         self.own_tokens = 0
@@ -69,29 +78,69 @@ class _Maker:
                     self.left_out["copies of a row"] += 1
                     continue
                 self._seen.add(key)
-                yield {"row_id": key[0], "iteration": place, "real": real, "generated": generated, "raw": raw}
+                where = f"{entry['name']} row {number}"
+                yield {"row_id": key[0], "iteration": place, "real": real, "generated": generated, "raw": raw, "where": where}
 
     def pairs(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The rows with their ids; without those that are too long or the same on both sides."""
-        prompts = self._renderer.prompt_batch([row["real"][:-1] for row in rows])
-        real = self._renderer.real_batch([row["real"] for row in rows], prompts, self._answer_limit)
-        generated = self._renderer.real_batch([row["generated"] for row in rows], prompts, self._answer_limit)
+        """The rows with their ids; without those that are too long, the same on both sides, or cannot be rendered."""
+        own = [self._own_ids(row) for row in rows]
+        rendered = iter(self._rendered([row for row, ids in zip(rows, own, strict=True) if ids is None]))
         found = []
-        for row, prompt_ids, real_ids, generated_ids in zip(rows, prompts, real, generated, strict=True):
-            raw = row.pop("raw")
-            if raw.get("prompt_ids") == prompt_ids and raw.get("real_ids") and raw.get("generated_ids"):
-                self.own_tokens += 1  # the very tokens that the engine saw and gave
-                real_ids, generated_ids = raw["real_ids"], raw["generated_ids"]
-            if len(prompt_ids) > self._prompt_limit:
+        for row, brought in zip(rows, own, strict=True):
+            ids = brought if brought is not None else next(rendered)
+            if isinstance(ids, Refused):
+                self._refuse(row["where"], ids)
+            elif len(ids["prompt_ids"]) > self._prompt_limit:
                 self.left_out[f"with more than {self._prompt_limit} prompt tokens"] += 1
-            elif real_ids == generated_ids:
-                self.left_out["with the same tokens on both sides"] += 1
+            elif self._same(row, ids):
+                self.left_out["with the same answer on both sides"] += 1
             else:
-                finish = "stop" if generated_ids[-1] == self._renderer.eos_id else "length"
-                found.append(
-                    {**row, "prompt_ids": prompt_ids, "real_ids": real_ids, "generated_ids": generated_ids, "finish_reason": finish}
-                )
+                self.own_tokens += brought is not None
+                found.append({name: row[name] for name in ("row_id", "iteration", "real", "generated")} | ids)
         return found
+
+    def _own_ids(self, row: dict[str, Any]) -> dict[str, Any] | Refused | None:
+        """The very tokens that the engine saw and gave, whatever a template renders today; None where the row has text only."""
+        raw = row["raw"]
+        ids = {name: raw.get(name) for name in ("prompt_ids", "real_ids", "generated_ids")}
+        if not all(isinstance(value, list) and value for value in ids.values()):
+            return None
+        for name, value in ids.items():
+            if not all(type(token) is int and 0 <= token < self._vocabulary for token in value):
+                reason = f"{name} has entries that are no token of this model (it has {self._vocabulary:,})"
+                return Refused("with tokens of another model", reason, "train the model that the pairs were sampled with")
+        finish = raw.get("finish_reason")
+        return ids | {"finish_reason": finish if finish in {"stop", "length"} else self._finish(ids["generated_ids"])}
+
+    def _finish(self, ids: list[int]) -> str:
+        return "stop" if ids[-1] in self.ends.ids else "length"
+
+    def _rendered(self, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any] | Refused]:
+        sides = ([row[side] for row in rows] for side in ("real", "generated"))
+        for real, generated in zip(*(self._renderer.encode(talks, self._answer_limit) for talks in sides), strict=True):
+            if isinstance(real, Refused):
+                yield Refused(real.kind, f"real: {real.reason}", real.remedy)
+            elif isinstance(generated, Refused):
+                yield Refused(generated.kind, f"generated: {generated.reason}", generated.remedy)
+            else:
+                yield self._pair(real, generated)
+
+    def _pair(self, real: Encoded, generated: Encoded) -> dict[str, Any]:
+        ids = {"prompt_ids": real.prompt_ids, "real_ids": real.real_ids, "generated_ids": generated.real_ids}
+        return ids | {"finish_reason": self._finish(generated.real_ids)}
+
+    def _same(self, row: dict[str, Any], ids: dict[str, Any]) -> bool:
+        """As the campaign's gather has it: the same ids but for what ends the turn, or whole answers with the same text."""
+        sides = [ids["real_ids"], ids["generated_ids"]]
+        ended = [side[-1] in self.ends.ids for side in sides]
+        real, generated = (side[:-1] if end else side for side, end in zip(sides, ended, strict=True))
+        texts = {row[side][-1]["content"].strip() for side in ("real", "generated")}
+        return bool(real == generated or (all(ended) and len(texts) == 1))
+
+    def _refuse(self, where: str, refused: Refused) -> None:
+        if self._on_bad_row == "error":
+            raise BadInput(f"{where}: {refused.reason}", remedy=f"{refused.remedy}, or set on_bad_row: skip")
+        self.left_out[refused.kind] += 1
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from spin_core.contracts.rows import PAIRS, TEST_FILE, TRAIN_FILE
-from spin_core.contracts.tables import TableWriter, count_rows, iter_tables, read_rows, same_lists, with_last_content
+from spin_core.contracts.tables import TableWriter, count_rows, iter_tables, last_content, read_rows, same_lists, with_last_content
+from spin_core.encoding.ends import ended_N, read_ends, without_end
+from spin_core.pairs.shortcuts import Shortcuts, speller
 from spin_core.runtime import process
 from spin_core.runtime.errors import BadInput, Corrupt
 from spin_core.runtime.progress import Progress, print_event
@@ -31,9 +33,10 @@ _WHOLE = pa.array(["stop", "length"])
 
 def _work(job: dict[str, Any]) -> None:
     out, iteration = Path(job["out"]), job["iteration"]
+    shortcuts = Shortcuts(read_ends(Path(job["encoded"])))
     with TableWriter(out / TRAIN_FILE, PAIRS) as train:
         keep = job["keep_identical"]
-        fresh = _Join(job, "train", keep_identical=keep).write(train)
+        fresh = _Join(job, "train", keep_identical=keep, shortcuts=shortcuts).write(train)
         if train.rows == (fresh["identical"] if keep else 0):
             raise BadInput(
                 f"iteration {iteration}: no pair is left to tell apart ({_counts(fresh, keep)})",
@@ -50,13 +53,15 @@ def _work(job: dict[str, Any]) -> None:
         "refused": fresh["refused"],
         "held_out": test.rows,
         "held_out_refused": held_out["refused"],
+        "shortcuts": shortcuts.aucs(),
+        "warnings": shortcuts.warnings(speller(job["model"])),
     }
     message = f"{train.rows:,} pairs ({carried:,} carried over), {test.rows:,} held out; {_counts(fresh, keep)}"
     (out / "facts.json").write_text(json.dumps(facts | {"message": message}))
 
 
 def _counts(counts: Mapping[str, int], keep_identical: bool) -> str:
-    identical, refused = f"{counts['identical']:,} with the same tokens on both sides", f"{counts['refused']:,} that the engine refused"
+    identical, refused = f"{counts['identical']:,} with the same answer on both sides", f"{counts['refused']:,} that the engine refused"
     left_out = ([] if keep_identical else [identical]) + ([refused] if counts["refused"] else [])
     told = [f"kept: {identical}"] if keep_identical else []
     return "; ".join([*told, f"left out: {', '.join(left_out)}"] if left_out else told)
@@ -77,8 +82,9 @@ def _carry(job: dict[str, Any], sink: TableWriter) -> int:
 class _Join:
     """Every encoded row of a split with its prompt and its answer."""
 
-    def __init__(self, job: dict[str, Any], split: str, *, keep_identical: bool) -> None:
+    def __init__(self, job: dict[str, Any], split: str, *, keep_identical: bool, shortcuts: Shortcuts | None = None) -> None:
         self._iteration, self._split, self._keep_identical = job["iteration"], split, keep_identical
+        self._shortcuts, self._ends = shortcuts, read_ends(Path(job["encoded"]))
         self._encoded_file = Path(job["encoded"]) / f"{split}.parquet"
         self._encoded = _Cursor(self._encoded_file, ["row_id", "prompt_ids", "real_ids"])
         self._prompts = _Cursor(Path(job["prompts"]) / f"{split}.parquet", ["row_id", "real", "check"])
@@ -96,7 +102,10 @@ class _Join:
                 self._prove()
             if not _equal(wanted, answers, "prompt_ids"):
                 raise Corrupt(f"gather: {self._split} rows were sampled from other prompt tokens", remedy="run generate again")
-            sink.write(self._pairs(wanted, answers))
+            pairs = self._pairs(wanted, answers)
+            if self._shortcuts and pairs.num_rows:
+                self._shortcuts.add(*(pairs[name].combine_chunks() for name in ("real_ids", "generated_ids")))
+            sink.write(pairs)
             self._show(answers.num_rows)
         if self._done != self._total:
             self._prove()
@@ -119,7 +128,7 @@ class _Join:
         usable = pc.and_(pc.is_in(answers["finish_reason"], _WHOLE), pc.greater(pc.list_value_length(answers["generated_ids"]), 0))
         usable = pc.fill_null(usable, False).combine_chunks()
         self.counts["refused"] += len(usable) - pc.sum(usable).as_py()
-        kept = pc.and_not(usable, _identical(wanted, answers))
+        kept = pc.and_not(usable, self._identical(prompts, wanted, answers))
         self.counts["identical"] += pc.sum(usable).as_py() - pc.sum(kept).as_py()
         if not self._keep_identical:
             usable = kept
@@ -130,6 +139,18 @@ class _Join:
         columns["generated"] = with_last_content(real, texts)
         columns["iteration"] = pa.array(np.full(len(real), self._iteration, dtype=np.int32))
         return pa.table({name: columns[name] for name in PAIRS.names}, schema=PAIRS)
+
+    def _identical(self, prompts: pa.Table, wanted: pa.Table, answers: pa.Table) -> pa.BooleanArray:
+        """Which pairs have one answer on both sides: the same ids but for what ends the turn, or whole answers with the same text.
+
+        Such a pair could teach only which end of turn, white space or spelling in tokens the opponent happened to choose.
+        """
+        sides = wanted["real_ids"].combine_chunks(), answers["generated_ids"].combine_chunks()
+        same_ids = same_lists(*(without_end(ids, self._ends) for ids in sides))
+        whole = pc.and_(*(pa.array(ended_N(ids, self._ends)) for ids in sides))
+        human = pc.utf8_trim_whitespace(last_content(prompts["real"].combine_chunks()))
+        sampled = pc.utf8_trim_whitespace(pc.fill_null(answers["generated"].combine_chunks(), ""))
+        return pc.or_(same_ids, pc.and_(whole, pc.equal(human, sampled)))
 
     def _prove(self) -> None:
         """Finds the row that breaks the order or the count, and raises Corrupt."""
@@ -142,10 +163,6 @@ class _Join:
         if time.monotonic() - self._shown > _EVENT_EVERY_S:
             self._shown = time.monotonic()
             print_event(Progress("", self._done, self._total, f"{self._split} rows"))
-
-
-def _identical(real: pa.Table, generated: pa.Table) -> pa.Array:
-    return same_lists(real["real_ids"].combine_chunks(), generated["generated_ids"].combine_chunks())
 
 
 def _equal(left: pa.Table, right: pa.Table, column: str) -> bool:

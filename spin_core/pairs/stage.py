@@ -9,7 +9,7 @@ from typing import Any
 from spin_core.runtime.launcher import Launcher
 from spin_core.store import Ref, Spec
 
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class Gather:
     """Joins the shards with the human answers into the iteration's pairs.
 
     `carried` are the pairs of the iteration before: those of its own opponent, not what it carried itself, are mixed into
-    train, as in the paper's iter0+1, iter1+2, …. Pairs whose two answers are the same tokens are left
-    out of train but for `keep_identical`: most objectives have no gradient on them. Raises Corrupt, after setting them aside,
-    where files do not match their checksums.
+    train, as in the paper's iter0+1, iter1+2, …. Pairs with one answer on both sides, whatever ended it, are left out of train
+    but for `keep_identical`: most objectives have no gradient on them. Raises Corrupt, after setting them aside, where files do
+    not match their checksums.
     """
 
     iteration: int
@@ -49,5 +49,7 @@ class Gather:
         on.store.verify(*self._parents)
         job: dict[str, Any] = {"iteration": self.iteration, "prompts": str(self.prompts.path), "encoded": str(self.encoded.path)}
         job |= {split: [str(shard.path) for shard in shards] for split, shards in (("train", self.train), ("test", self.test))}
+        parents = {parent["kind"]: parent["digest"] for parent in self.encoded.manifest["parents"]}
+        job["model"] = str(on.store.find("model", parents["model"]).path) if "model" in parents else None
         job |= {"carried": str(self.carried.path) if self.carried else None, "out": str(out), "keep_identical": self.keep_identical}
         on.job("spin_core.pairs.job", job, f"gather-{self.spec().digest}", f"iter-{self.iteration} · gathering the pairs")

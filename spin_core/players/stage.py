@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from spin_core.encoding.template import template_text
 from spin_core.players.adapter import Base, base_of
 from spin_core.players.files import READ
 from spin_core.players.hub import adapter_folder
@@ -31,11 +32,11 @@ class Import:
     def spec(self) -> Spec:
         """The model's content where that is at hand, the hub's commit otherwise; a package's file is named, since packages never change.
 
-        An adapter's has its base's beside it.
+        An adapter's has its base's beside it, and the recipe's template is part of it.
         """
         name = self.settings.name
         if name.startswith("pypi:"):
-            return Spec("model", STAGE_VERSION, {"package": name})
+            return Spec("model", STAGE_VERSION, {"package": name} | self._template)
         identity = _content(Path(name).expanduser())
         if identity is None and not on_hub(name):
             raise BadInput(f"model.name: the folder {name} does not exist", remedy="give a folder, a .gguf file, a hub id or pypi:…")
@@ -43,7 +44,11 @@ class Import:
         base = self._base()
         if base:
             identity["base"] = _content(Path(base.name)) or {"hub": base.name, "commit": base.revision}
-        return Spec("model", STAGE_VERSION, identity)
+        return Spec("model", STAGE_VERSION, identity | self._template)
+
+    @property
+    def _template(self) -> dict[str, str]:
+        return {"chat_template": template_text(self.settings.chat_template)} if self.settings.chat_template else {}
 
     def pinned_base(self) -> str:
         """`model.base` as it is now: the base of a hub adapter, empty for a whole model."""
@@ -70,6 +75,7 @@ class Import:
         source, revision = self._source()
         base = None if self.settings.name.startswith("pypi:") else self._base()
         job: dict[str, Any] = {"source": str(source), "revision": revision, "base": base and asdict(base), "out": str(out)}
+        job |= self._template
         on.job("spin_core.players.job", job, f"model-{self.spec().digest}", "importing the model")
 
     def _source(self) -> tuple[str | Path, str | None]:

@@ -6,6 +6,7 @@ One pydantic model serves the YAML file, the CLI's `--set` and the Prefect UI's 
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
@@ -24,6 +25,13 @@ def _show_bounds(schema: dict[str, Any]) -> None:
         bounds = [f"{sign} {place[key]:g}" for place in places for key, sign in _BOUNDS.items() if key in place]
         if bounds:
             field["description"] = f"{field.get('description', '')} [{', '.join(bounds)}]".strip()
+
+
+# what apply_chat_template is told by the renderer, and no recipe may change
+_RENDERING = {
+    *("conversation", "messages", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize", "padding"),
+    *("truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"),
+}
 
 
 class Group(BaseModel):
@@ -54,6 +62,23 @@ class ModelSettings(Group):
                 "code that a model's repository ships is not run here: leave it out, and name a model that transformers knows itself"
             )
         return value
+
+    chat_template: str | None = Field(None, min_length=1)
+    """A .jinja file, or the template itself, in place of the model's own; every model that is trained from it carries it."""
+    chat_template_kwargs: dict[str, Any] = {}
+    """What the template is called with wherever it is rendered, as `enable_thinking: false`; `strftime_now: 2026-01-31` sets its date."""
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _what_a_template_may_be_given(cls, value: dict[str, Any]) -> dict[str, Any]:
+        taken = sorted(_RENDERING & value.keys())
+        if taken:
+            raise ValueError(f"{taken[0]} is set by the renderer itself")
+        try:
+            plain: dict[str, Any] = json.loads(json.dumps(value, default=str, allow_nan=False))  # YAML reads 2026-01-31 as a date
+        except (TypeError, ValueError):
+            raise ValueError("its values must be text, numbers, true, false, lists or mappings") from None
+        return plain
 
 
 class DataSettings(Group):

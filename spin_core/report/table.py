@@ -69,6 +69,16 @@ def stage_rows(turn: Turn) -> list[tuple[str, str, str]]:
     ]
 
 
+def shortcuts_line(turns: list[Turn]) -> str:
+    """How well the sides of each iteration's pairs are told apart without reading; empty where nobody measured it."""
+    parts = [
+        f"iteration {turn.iteration}: " + ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in found.items())
+        for turn in turns
+        if (found := turn.ref("pairs").facts.get("shortcuts"))
+    ]
+    return "human and sampled answers told apart without reading (AUC, 0.5 is a coin) · " + " · ".join(parts) if parts else ""
+
+
 def _union(spans: list[tuple[float, float]]) -> float:
     """Seconds covered by at least one span: shards overlap on one engine."""
     covered, end = 0.0, float("-inf")
@@ -100,6 +110,7 @@ def show(store: Store, recipe: Recipe, console: Console) -> None:
         for stage, seconds, speed in stage_rows(turn):
             stages.add_row(str(turn.iteration), stage, seconds, speed)
     console.print(stages)
+    console.print(shortcuts_line(turns), highlight=False, style="dim")
 
     samples = Table(title=f"samples: before and after iteration {turns[-1].iteration}", show_lines=True)
     for column in ("prompt", "human", "before", "after"):

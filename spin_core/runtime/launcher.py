@@ -69,12 +69,14 @@ class Launcher:
 
     def _tell(self, label: str, ref: Ref) -> None:
         """What a person should read of an artifact, once a run."""
-        message = ref.facts.get("message")
+        facts = ref.facts
+        texts = [text for text in (facts.get("message"), *facts.get("warnings", ())) if text]
         with self._lock:
-            if not message or ref.digest in self._told:
+            if ref.digest in self._told:
                 return
             self._told.add(ref.digest)
-        tell(label, message)
+        for text in texts:
+            tell(label, text)
 
     def job(
         self,

@@ -170,6 +170,7 @@ def _prompts(table: pa.Table, source: str) -> pa.Table:
         "real": real,
         "generated": with_last_content(real, pa.array([""] * len(real))),
         "source": pa.array([source] * len(real)),
+        "row_number": table["row_number"],
         "check": table["check"],
     }
     return pa.table(columns, schema=PROMPTS)

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from spin_core.encoding.ends import Ends
 from spin_core.generation import pool as pool_module
 from spin_core.generation.engine import Answer, Ended, OnAnswer
 from spin_core.generation.pool import EnginePool
 from spin_core.runtime.errors import BadInput, Cancelled, ChildCrash, SpinflowError
 from spin_core.store import Ref, Store
 
+ENDS = Ends([1], ["</s>"], 1)
 MODEL, OTHER = (Ref("model", name, Path("/nowhere")) for name in ("a", "b"))
 
 
@@ -28,7 +30,7 @@ class Counted:
     def alive(self) -> bool:
         return not self.dead and not self.closed
 
-    def sample(self, prompts: Sequence[Sequence[int]], on_answer: OnAnswer) -> list[Answer]:
+    def sample(self, prompts: Sequence[Sequence[int]], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
         if not self.alive():
             raise ChildCrash("gone", exit_code=-9)
         return [Answer([1], "stop", "") for _ in prompts]
@@ -90,7 +92,7 @@ def test_a_dead_engine_is_replaced_and_the_shard_is_told(tmp_path: Path, monkeyp
     with make(tmp_path, monkeypatch, start) as pool:
         with pytest.raises(ChildCrash), pool.lease(MODEL, 1) as engine:  # noqa: PT012
             started[0].dead = True
-            engine.sample([[1]], lambda done, new: None)
+            engine.sample([[1]], ENDS, lambda done, new: None)
         assert started[0].closed, "a dead engine's process tree may hold the memory"
         with pool.lease(MODEL, 1) as engine:
             assert engine is started[1]
@@ -233,7 +235,7 @@ def test_stop_is_calm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         try:
             with pool.lease(MODEL, rows) as engine:
                 while True:
-                    engine.sample([[1]], lambda done, new: None)
+                    engine.sample([[1]], ENDS, lambda done, new: None)
                     time.sleep(0.01)
         except BaseException as error:
             seen.append(error)

@@ -149,6 +149,47 @@ def test_published_pairs_are_mixed(tmp_path: Path, tiny_model: Path, monkeypatch
     assert all(pair["generated_ids"][-1] == pair["real_ids"][-1] == 2 for pair in pairs)  # both ended, so both have an EOS
 
 
+def test_pairs_that_bring_their_ids_are_trained_on_exactly_those(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a template renders today: the tokens that the engine saw and gave are what p_θ is about. Text only is rendered."""
+    monkeypatch.chdir(tmp_path)
+    own = {"prompt_ids": [9, 8, 7], "real_ids": [50, 51, 2], "generated_ids": [60, 61], "finish_reason": "length"}
+    rows = [json.loads(line(i, f"g{i}")) | own for i in range(4)]
+    rows[1]["real"] = turns("q1", "It ends in <|im_end|>.")  # text that no rendering would take: it needs none
+    rows[2] |= {"generated_ids": [50, 51], "finish_reason": None}  # differs from the human side in what ends it: no pair
+    rows[3] |= {"generated_ids": None}  # its ids are not all there, so it is rendered
+    rows += [json.loads(line(4, "It ends in <|im_end|>.")), json.loads(line(5, "g5")) | own | {"real_ids": [50, 9999]}]
+    (tmp_path / "iter0").mkdir()
+    for side in ("train", "test"):
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "iter0" / f"{side}_prefs-00000-of-00001.parquet")
+    changes = {"model_name_or_path": str(tiny_model), "dataset_mixer": {"iter0": 1.0}}
+    store = Store(tmp_path / "home")
+    strict = load(config(tmp_path, **changes), [], devices=1)
+    model = import_model(store, strict.recipe.model)
+    with pytest.raises(
+        BadInput, match=r"iter0 row 5: generated: turn 2 \(assistant\) has the control token <\|im_end\|>.*on_bad_row: skip"
+    ):
+        Launcher(store).build(OfficialPairs(strict, model, store))
+    plan = load(config(tmp_path, **changes, on_bad_row="skip"), [], devices=1)
+    found = Launcher(store).build(OfficialPairs(plan, model, store))
+    pairs = read_rows(found.path / "train_prefs-00000-of-00001.parquet")
+    assert [{name: pair[name] for name in own} for pair in pairs[:2]] == [own, own]
+    assert pairs[2]["prompt_ids"] != own["prompt_ids"]
+    assert len(pairs) == 3
+    assert "3 pairs, 2 of them with the tokens that were sampled" in found.facts["message"]
+    assert {
+        "with the same answer on both sides": 1,
+        "with a control token in the text": 1,
+        "with tokens of another model": 1,
+    }.items() <= found.facts.items()
+    assert set(found.facts["shortcuts"]) == {"first_token", "last_token", "length", "unfinished"}
+
+
+def test_the_official_template_keys_reach_the_recipe(tmp_path: Path) -> None:
+    plan = load(config(tmp_path, chat_template="{{ messages }}", chat_template_kwargs={"enable_thinking": False}), [], devices=1)
+    assert plan.recipe.model.chat_template == "{{ messages }}"
+    assert plan.recipe.model.chat_template_kwargs == {"enable_thinking": False}
+
+
 def test_fractions_are_those_of_the_official_shuffle() -> None:
     """A folder may hold fractions of both projects: they must be cut from one order, and leave no row out."""
     import datasets

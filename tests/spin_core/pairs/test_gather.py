@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from spin_core.contracts.rows import ENCODED, IDS, SHARD, TEST_FILE, TRAIN_FILE, row_id
 from spin_core.contracts.tables import read_rows, same_lists, with_last_content, write_rows
-from spin_core.pairs import job as stage
+from spin_core.encoding.ends import Ends
+from spin_core.pairs import job as gather_job
 from spin_core.pairs.job import prove_complete
 from spin_core.recipe import DataSettings
 from spin_core.runtime.errors import BadInput, Corrupt
@@ -59,6 +60,9 @@ def test_only_the_last_turn_is_replaced(talks: list[list[str]], data: st.DataObj
     assert found == [[*talk[:-1], {"role": "user", "content": text}] for talk, text in zip(rows[start:], texts, strict=True)]
 
 
+ENDS = Ends([0, 1], ["</s>", "<|end|>"], 0)  # ids that no character of the rows has
+
+
 class World:
     """A small store with prompts, encoded rows and shards, made without a model."""
 
@@ -75,6 +79,7 @@ class World:
         self.shard_rows = shard_rows
 
     def _encode(self, staging: Path) -> None:
+        ENDS.write(staging)
         for split, rows in self.rows.items():
             content = [{"row_id": r["row_id"], "prompt_ids": self.prompt_ids(r), "real_ids": self.real_ids(r)} for r in rows]
             write_rows(staging / f"{split}.parquet", content, ENCODED)
@@ -136,8 +141,32 @@ def test_pairs_are_the_rows_with_their_answers(world: World) -> None:
         assert (pair["prompt_ids"], pair["real_ids"]) == (world.prompt_ids(row), world.real_ids(row))
         assert (pair["row_id"], pair["generated_ids"], pair["iteration"]) == (row["row_id"], answer["generated_ids"], 0)
     assert len(test) == pairs.facts["held_out"] == len(world.rows["test"])  # identical ones stay: they are scored
+    assert set(pairs.facts["shortcuts"]) == {"first_token", "last_token", "length", "unfinished"}
     assert "identical" not in pairs.facts["message"]
-    assert "with the same tokens on both sides" in pairs.facts["message"]
+    assert "with the same answer on both sides" in pairs.facts["message"]
+
+
+def test_one_answer_on_both_sides_is_no_pair(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever ended it: such a pair would teach an end of turn, white space, or a spelling in tokens, and nothing of the answer."""
+    human = [[*world.real_ids(row), 0] for row in world.rows["train"]]
+    monkeypatch.setattr(world, "real_ids", lambda row: [*World.real_ids(row), 0])
+    world.encoded = world.store.build(Spec("encoded", 1, {"ended": True}), world._encode)
+    texts = [row["real"][-1]["content"] for row in world.rows["train"]]
+    changes = [
+        lambda a, ids, text: a | {"generated_ids": ids, "generated": text},
+        lambda a, ids, text: a | {"generated_ids": [*ids[:-1], 1], "generated": text},  # it ended in the other end of turn
+        lambda a, ids, text: a | {"generated_ids": [9, *ids], "generated": f" {text}"},  # white space before it, and so other tokens
+        lambda a, ids, text: a | {"generated_ids": [9, *ids[:-1]], "generated": text, "finish_reason": "length"},  # not whole
+        lambda a, ids, text: a | {"generated_ids": [9, *ids], "generated": f"{text}!"},
+    ]
+
+    def change(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [changes[i % 5](a | {"finish_reason": "stop"}, human[i], texts[i]) for i, a in enumerate(answers)]
+
+    pairs = world.join(world.shards("train", change), world.shards("test"))
+    kept = [row["generated_ids"] for row in read_rows(pairs.path / TRAIN_FILE)]
+    assert kept == [[9, *ids[: -1 if i % 5 == 3 else None]] for i, ids in enumerate(human) if i % 5 > 2]
+    assert pairs.facts["identical"] == len(human) - len(kept)
 
 
 def test_carry_over_takes_the_previous_iterations_own_pairs(world: World) -> None:
@@ -238,10 +267,10 @@ def test_how_rows_are_cut_changes_nothing(
     out = tmp_path_factory.mktemp("out")
     job: dict[str, Any] = {"iteration": 0, "prompts": str(world.prompts.path), "encoded": str(world.encoded.path), "out": str(out)}
     job |= {split: [str(ref.path) for ref in world.shards(split)] for split in ("train", "test")}
-    job |= {"carried": None, "keep_identical": False}
+    job |= {"carried": None, "keep_identical": False, "model": None}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage, "_BLOCK", block)
-        stage._work(job)
+        patch.setattr(gather_job, "_BLOCK", block)
+        gather_job._work(job)
     found = pq.read_table(out / TRAIN_FILE, columns=["row_id", "generated"]).to_pylist()
     wanted = [(r, world.answer(r, i)) for i, r in enumerate(world.rows["train"])]
     kept = [(r["row_id"], a["generated"]) for r, a in wanted if a["generated_ids"] and a["generated_ids"] != world.real_ids(r)]

@@ -1,0 +1,80 @@
+"""A real vLLM server that takes its defaults from the worst generation_config.json there is samples the model's own distribution."""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from spin_core.encoding.ends import Ends
+from spin_core.generation.client import Client
+from spin_core.recipe import GenerationSettings
+from spin_core.runtime import process
+from tests.integration.test_endpoints import KEY, Server, free_port
+from tests.tiny import make_model
+
+END, A, B = 2, 40, 41
+NEXT = {A: {A: 0.7, B: 0.2, END: 0.1}, B: {A: 0.5, B: 0.4, END: 0.1}}  # P(next token | token)
+HOSTILE = {"do_sample": True, "top_k": 1, "repetition_penalty": 1.9, "temperature": 0.2, "min_p": 0.5, "max_new_tokens": 5}
+
+
+def make_bigram_model(folder: Path) -> None:
+    """A Llama whose layers add nothing: its next-token probabilities are exactly `NEXT`, by the last token alone."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    make_model(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    scale = model.config.hidden_size**0.5  # of a unit vector after the norm
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        model.model.norm.weight.fill_(1.0)
+        model.model.embed_tokens.weight.zero_()
+        model.lm_head.weight.fill_(-50.0 / scale)
+        for axis, (token, chances) in enumerate(NEXT.items()):
+            model.model.embed_tokens.weight[token, axis] = 1.0
+            for following, chance in chances.items():
+                model.lm_head.weight[following, axis] = torch.tensor(chance).log() / scale
+    model.save_pretrained(folder)
+    (folder / "generation_config.json").write_text(json.dumps(HOSTILE | {"eos_token_id": [B, END]}))
+
+
+class CarelessServer(Server):
+    """Started without --generation-config vllm."""
+
+    def __init__(self, folder: Path, port: int, log: Path) -> None:
+        self.folder, self.port, self.log = folder, port, log
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--served-model-name", "ours"]
+        command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "64", "--dtype", "float32", "--enforce-eager"]
+        env = {"VLLM_API_KEY": KEY, "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        self.child = process.spawn(command, log, env | {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"})
+
+
+@pytest.mark.engine
+def test_the_models_folder_does_not_change_what_a_server_samples(tmp_path: Path) -> None:
+    """Its top_k would leave one token, its penalty would seldom say one twice, and its EOS would end answers at B."""
+    make_bigram_model(tmp_path / "model")
+    server = CarelessServer(tmp_path / "model", free_port(), tmp_path / "server.log")
+    try:
+        server.wait_until_up()
+        client = Client(server.url, "ours", GenerationSettings(max_new_tokens=40), KEY)
+        answers = client.sample([[A]] * 800, Ends([END], ["<|im_end|>"], END), lambda done, tokens: None)
+    finally:
+        process.end(server.child)
+    assert "Default vLLM sampling parameters have been overridden" in server.log.read_text(), "nothing is shown"
+    seen: dict[int, Counter[int]] = {A: Counter(), B: Counter()}
+    for answer in answers:
+        assert (answer.finish_reason == "stop") == (answer.ids[-1] == END)
+        assert END not in answer.ids[:-1]
+        assert "<|im_end|>" not in answer.text
+        assert answer.finish_reason == "stop" or len(answer.ids) == 40
+        for token, following in zip([A, *answer.ids], answer.ids, strict=False):
+            seen[token][following] += 1
+    for token, chances in NEXT.items():
+        total = sum(seen[token].values())
+        assert total > 1500
+        for following, chance in chances.items():
+            assert seen[token][following] / total == pytest.approx(chance, abs=0.04)  # three standard errors and more
