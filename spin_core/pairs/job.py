@@ -130,10 +130,8 @@ class _Join:
         usable = pc.and_(pc.is_in(answers["finish_reason"], _WHOLE), pc.greater(pc.list_value_length(answers["generated_ids"]), 0))
         usable = pc.fill_null(usable, False).combine_chunks()
         self.counts["refused"] += len(usable) - pc.sum(usable).as_py()
-        kept = pc.and_not(
-            texts = answers["generated"]
-            usable, _identical(prompts["real"], wanted["real_ids"], answers["generated_ids"], texts, self._ends)
-        )
+        identical = _identical(prompts["real"], wanted["real_ids"], answers["generated_ids"], answers["generated"], self._ends)
+        kept = pc.and_not(usable, identical)
         self.counts["identical"] += pc.sum(usable).as_py() - pc.sum(kept).as_py()
         if not self._keep_identical:
             usable = kept
