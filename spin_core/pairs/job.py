@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from spin_core.contracts.rows import PAIRS, TEST_FILE, TRAIN_FILE
 from spin_core.contracts.tables import TableWriter, count_rows, iter_tables, last_content, read_rows, same_lists, with_last_content
-from spin_core.encoding.ends import ended_N, read_ends, without_end
+from spin_core.encoding.ends import Ends, ended_N, read_ends, without_end
 from spin_core.pairs.shortcuts import Shortcuts, speller
 from spin_core.runtime import process
 from spin_core.runtime.errors import BadInput, Corrupt
@@ -74,7 +74,9 @@ def _carry(job: dict[str, Any], sink: TableWriter) -> int:
         for table in iter_tables(Path(job["carried"]) / TRAIN_FILE, rows=_BLOCK):
             table = table.filter(pc.equal(table["iteration"], job["iteration"] - 1))
             if not job["keep_identical"]:  # the iteration before may have kept them
-                table = table.filter(pc.invert(_identical(table, table)))
+                texts = last_content(table["generated"].combine_chunks())
+                ends = read_ends(Path(job["encoded"]))
+                table = table.filter(pc.invert(_identical(table["real"], table["real_ids"], table["generated_ids"], texts, ends)))
             sink.write(table)
     return sink.rows - before
 
@@ -128,7 +130,8 @@ class _Join:
         usable = pc.and_(pc.is_in(answers["finish_reason"], _WHOLE), pc.greater(pc.list_value_length(answers["generated_ids"]), 0))
         usable = pc.fill_null(usable, False).combine_chunks()
         self.counts["refused"] += len(usable) - pc.sum(usable).as_py()
-        kept = pc.and_not(usable, self._identical(prompts, wanted, answers))
+        identical = _identical(prompts["real"], wanted["real_ids"], answers["generated_ids"], answers["generated"], self._ends)
+        kept = pc.and_not(usable, identical)
         self.counts["identical"] += pc.sum(usable).as_py() - pc.sum(kept).as_py()
         if not self._keep_identical:
             usable = kept
@@ -139,18 +142,6 @@ class _Join:
         columns["generated"] = with_last_content(real, texts)
         columns["iteration"] = pa.array(np.full(len(real), self._iteration, dtype=np.int32))
         return pa.table({name: columns[name] for name in PAIRS.names}, schema=PAIRS)
-
-    def _identical(self, prompts: pa.Table, wanted: pa.Table, answers: pa.Table) -> pa.BooleanArray:
-        """Which pairs have one answer on both sides: the same ids but for what ends the turn, or whole answers with the same text.
-
-        Such a pair could teach only which end of turn, white space or spelling in tokens the opponent happened to choose.
-        """
-        sides = wanted["real_ids"].combine_chunks(), answers["generated_ids"].combine_chunks()
-        same_ids = same_lists(*(without_end(ids, self._ends) for ids in sides))
-        whole = pc.and_(*(pa.array(ended_N(ids, self._ends)) for ids in sides))
-        human = pc.utf8_trim_whitespace(last_content(prompts["real"].combine_chunks()))
-        sampled = pc.utf8_trim_whitespace(pc.fill_null(answers["generated"].combine_chunks(), ""))
-        return pc.or_(same_ids, pc.and_(whole, pc.equal(human, sampled)))
 
     def _prove(self) -> None:
         """Finds the row that breaks the order or the count, and raises Corrupt."""
@@ -163,6 +154,22 @@ class _Join:
         if time.monotonic() - self._shown > _EVENT_EVERY_S:
             self._shown = time.monotonic()
             print_event(Progress("", self._done, self._total, f"{self._split} rows"))
+
+
+def _identical(talks: pa.Array, real_ids: pa.Array, generated_ids: pa.Array, texts: pa.Array, ends: Ends) -> pa.BooleanArray:
+    """Which pairs have one answer on both sides: the same ids but for what ends the turn, or whole answers with the same text.
+
+    Such a pair could teach only which end of turn, white space or spelling in tokens the opponent happened to choose.
+    """
+    talks, real_ids, generated_ids, texts = map(_flat, (talks, real_ids, generated_ids, texts))
+    same_ids = same_lists(without_end(real_ids, ends), without_end(generated_ids, ends))
+    whole = pc.and_(pa.array(ended_N(real_ids, ends)), pa.array(ended_N(generated_ids, ends)))
+    same_text = pc.equal(pc.utf8_trim_whitespace(last_content(talks)), pc.utf8_trim_whitespace(pc.fill_null(texts, "")))
+    return pc.or_(same_ids, pc.and_(whole, same_text))
+
+
+def _flat(column: pa.Array) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
 def _equal(left: pa.Table, right: pa.Table, column: str) -> bool:

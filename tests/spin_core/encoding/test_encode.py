@@ -9,13 +9,14 @@ import pytest
 from spin_core.contracts.tables import read_rows
 from spin_core.encoding.ends import Ends, ended_N, folder_eos, read_ends, without_end
 from spin_core.encoding.job import _work
-from spin_core.encoding.stage import encode
-from spin_core.players.stage import import_model
+from spin_core.encoding.stage import Encode
+from spin_core.players.stage import Import
 from spin_core.recipe import ModelSettings, Recipe
 from spin_core.runtime.errors import BadInput, Corrupt
-from spin_core.sources import reformat
+from spin_core.sources.stage import Prompts
 from spin_core.store import Store
 from tests.spin_core.encoding.templates import GEMMA, PHI3, QWEN3, Family
+from tests.stages import import_model, reformat
 
 
 def rows(count: int = 40, **changed: list[dict[str, str]]) -> list[dict[str, Any]]:
@@ -106,9 +107,11 @@ def test_what_the_template_is_given_is_in_the_identity(tmp_path: Path, tiny_mode
     settings = {"name": "t", "model": {"name": str(tiny_model)}, "data": {"name": str(tmp_path / "data.jsonl"), "test_size": 4}}
     recipe = Recipe.model_validate(settings)
     other = Recipe.model_validate(settings | {"model": {"name": str(tiny_model), "chat_template_kwargs": {"enable_thinking": False}}})
-    model, prompts = import_model(store, recipe.model), reformat(store, recipe.data)
-    assert import_model(store, other.model) == model
-    assert encode(store, recipe, model, prompts) != encode(store, other, model, prompts)
+    model, prompts = Import(recipe.model, store.home), store.ref(Prompts(recipe.data, store.home).spec())
+    assert Import(other.model, store.home).spec() == model.spec()
+    first, second = (Encode.of(r, store.ref(model.spec()), prompts).spec() for r in (recipe, other))
+    assert first.digest != second.digest
+    assert "model" not in first.params, "a key at its default names nothing"
 
 
 @pytest.mark.parametrize(
