@@ -42,7 +42,7 @@ def _texts(rng: Any, rows: int, mean: int) -> pa.Array:
 
 
 def _ids(rng: Any, rows: int, mean: int, limit: int) -> pa.ListArray:
-    sizes = rng.geometric(1 / mean, rows).clip(1, limit)
+    sizes = rng.geometric(1 / mean, rows).clip(1, limit) if limit > mean else np.full(rows, mean)
     offsets = pa.array(np.concatenate([[0], sizes.cumsum()]).astype(np.int32))
     return pa.ListArray.from_arrays(offsets, pa.array(rng.integers(0, 32000, int(sizes.sum())).astype(np.int32)))
 
@@ -54,14 +54,19 @@ def _talks(prompts: pa.Array, answers: pa.Array) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(np.arange(0, 2 * rows + 1, 2, dtype=np.int32)), turns)
 
 
-def make(store: Store, rows: int) -> tuple[Ref, Ref, Ref, list[Ref], list[Ref]]:
+CHAT = ((110, 512), (200, 256), (180, 256))  # mean and largest tokens of prompt, human answer and sampled answer
+Lengths = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
+
+def make(store: Store, rows: int, lengths: Lengths = CHAT) -> tuple[Ref, Ref, Ref, list[Ref], list[Ref]]:
     """Artifacts of `rows` train rows and 1,000 held-out ones: model (empty), prompts, encoded, train shards, test shards."""
+    prompt, answer, sampled = lengths
     sides = {"train": rows, "test": 1000}
     shards: dict[str, list[Ref]] = {"train": [], "test": []}
     model = store.build(Spec("model", 1, {}), lambda _: None)
 
     def write_shard(path: Path, ids: pa.Array, prompt_ids: pa.Array, rng: Any) -> None:
-        columns = [ids, prompt_ids, _ids(rng, len(ids), 180, 256), pa.array(["stop"] * len(ids)), _texts(rng, len(ids), 750)]
+        columns = [ids, prompt_ids, _ids(rng, len(ids), *sampled), pa.array(["stop"] * len(ids)), _texts(rng, len(ids), 750)]
         with TableWriter(path / "shard.parquet", SHARD) as sink:
             sink.write(pa.table(columns, schema=SHARD))
 
@@ -73,10 +78,10 @@ def make(store: Store, rows: int) -> tuple[Ref, Ref, Ref, list[Ref], list[Ref]]:
                     size = min(_CHUNK, count - start)
                     ids = pa.array([f"{value:016x}" for value in rng.integers(0, 1 << 63, size)])
                     real = _talks(_texts(rng, size, 450), _texts(rng, size, 900))
-                    empty, prompt_ids = pa.array([""] * size), _ids(rng, size, 110, 512)
+                    empty, prompt_ids = pa.array([""] * size), _ids(rng, size, *prompt)
                     names = [pa.array(["bench"] * size), pa.nulls(size, pa.string())]
                     prompts.write(pa.table([ids, real, with_last_content(real, empty), *names], schema=PROMPTS))
-                    encoded.write(pa.table([ids, prompt_ids, _ids(rng, size, 200, 256)], schema=ENCODED))
+                    encoded.write(pa.table([ids, prompt_ids, _ids(rng, size, *answer)], schema=ENCODED))
                     spec = Spec("shard", 1, {"split": split, "start": start})
                     shards[split].append(store.build(spec, lambda path, i=ids, p=prompt_ids: write_shard(path, i, p, rng)))
 

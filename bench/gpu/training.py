@@ -26,6 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, TrainingArguments
 
@@ -37,7 +38,7 @@ from spin_core.lm.logprobs import answer_logps
 from spin_core.lm.meter import cost_of, peak_flops, peak_memory_gb
 from spin_core.lm.packing import Packed, pack
 from spin_core.training.objectives import Sigmoid
-from spin_core.training.plan import Size, plan
+from spin_core.training.plan import Sizes, plan
 from spin_core.training.schedule import Schedule
 from spin_core.training.trainer import SpinTrainer, collate_pairs, score_answers_in_forward
 
@@ -84,7 +85,8 @@ class Bench:
         self.config, self.rows, self.pairs_per_step, self.tokens = config, rows, pairs_per_step, tokens
         self.gpu = torch.cuda.is_available()
         self.device = torch.device("cuda" if self.gpu else "cpu")
-        self.sizes = [Size(row["row_id"], *(len(row[name]) for name in _IDS)) for row in rows]
+        lengths = np.array([[len(row[name]) for name in _IDS] for row in rows])
+        self.sizes = Sizes(np.arange(len(rows)), *lengths.T)
 
     def model(self) -> Any:
         """Random weights, fp32, made on the device."""

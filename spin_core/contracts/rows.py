@@ -56,10 +56,8 @@ PAIRS = pa.schema(
         ("check", pa.string()),
     ]
 )
-SCORES = pa.schema(
+SCORES = pa.schema(  # row i is row i of the pairs; which these are is in the file's metadata, see `scoring.scores`
     [
-        ("row_id", pa.string()),
-        ("iteration", pa.int32()),
         ("real_logp", pa.float64()),  # nats, summed over the answer's tokens
         ("generated_logp", pa.float64()),
     ]

@@ -7,19 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 
 from spin_core.contracts.checks import check_answer
-from spin_core.contracts.rows import SCORES_OF, TEST_FILE
+from spin_core.contracts.rows import SCORES, SCORES_OF, TEST_FILE
 from spin_core.contracts.tables import read_rows, write_rows
 from spin_core.recipe import EvaluationSettings
 from spin_core.recipe.identity import identity
 from spin_core.runtime.launcher import Launcher
 from spin_core.scoring.beta import Surprise
-from spin_core.scoring.scores import load_scores
+from spin_core.scoring.scores import read_scores
 from spin_core.store import Ref, Spec
 
 STAGE_VERSION = 2
+_COLUMNS = ["row_id", "real", "check", "real_ids", "generated_ids"]
 SAMPLES = pa.schema([(name, pa.string()) for name in ("prompt", "real", "before", "after")])
 
 
@@ -52,8 +54,9 @@ class Evaluate:
 
     def run(self, out: Path, on: Launcher) -> None:
         """Computes the figures here."""
-        rows = read_rows(self.pairs.path / TEST_FILE)
-        before, after = (load_scores(ref.path / SCORES_OF["test"]) for ref in (self.reference, self.scored))
+        file = self.pairs.path / TEST_FILE
+        rows = read_rows(file, _COLUMNS)
+        before, after = (read_scores(ref.path / SCORES_OF["test"], file) for ref in (self.reference, self.scored))
         old_by_id, new_by_id = _answers(self.old_answers), _answers(self.new_answers)
         metrics = {
             "iteration": self.iteration,
@@ -71,33 +74,26 @@ def _answers(shards: tuple[Ref, ...]) -> dict[str, dict[str, Any]]:
     return {row["row_id"]: row for row in rows if row["finish_reason"] in {"stop", "length"}}
 
 
-def _key(row: dict[str, Any]) -> tuple[str, int]:
-    return row["row_id"], row["iteration"]
-
-
-def _player(rows: list[dict[str, Any]], scores: Any, answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _player(rows: list[dict[str, Any]], scores: pa.Table, answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """How one model does alone: share of right answers, nats a token on the human answers, its own answers' lengths."""
     given = [answers[row["row_id"]] for row in rows if row["row_id"] in answers]
     checked = [(row, answers[row["row_id"]]) for row in rows if row["check"] and row["row_id"] in answers]
     right = [check_answer(json.loads(row["check"]), answer["generated"]) for row, answer in checked]
     return {
         "check_accuracy": sum(right) / len(right) if right else None,
-        "nll": -sum(scores[_key(row)][0] for row in rows) / sum(len(row["real_ids"]) for row in rows),
+        "nll": -sum(scores["real_logp"].to_pylist()) / sum(len(row["real_ids"]) for row in rows),
         "answer_tokens": sum(len(answer["generated_ids"]) for answer in given) / max(1, len(given)),
         "unfinished": sum(answer["finish_reason"] == "length" for answer in given) / max(1, len(given)),
         "rows": len(rows),
     }
 
 
-def _game(rows: list[dict[str, Any]], before: Any, after: Any, beta: float) -> dict[str, Any]:
-    margins = []
-    for row in rows:
-        if row["real_ids"] != row["generated_ids"]:
-            (old_real, old_generated), (new_real, new_generated) = before[_key(row)], after[_key(row)]
-            margins.append(beta * ((new_real - old_real) - (new_generated - old_generated)))
-    won = sum(margin > 0 for margin in margins)
+def _game(rows: list[dict[str, Any]], before: pa.Table, after: pa.Table, beta: float) -> dict[str, Any]:
+    gained_real, gained_generated = (after[name].to_numpy() - before[name].to_numpy() for name in SCORES.names)
+    differ = np.array([row["real_ids"] != row["generated_ids"] for row in rows], dtype=bool)
+    margins = beta * (gained_real - gained_generated)[differ]
     count = max(1, len(margins))
-    return {"accuracy": won / count, "margin": sum(margins) / count, "pairs": len(margins)}
+    return {"accuracy": float((margins > 0).sum()) / count, "margin": float(margins.sum()) / count, "pairs": len(margins)}
 
 
 def _sample(row: dict[str, Any], old: dict[str, dict[str, Any]], new: dict[str, dict[str, Any]]) -> dict[str, str]:

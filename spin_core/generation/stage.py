@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from spin_core.contracts.rows import SHARD
-from spin_core.contracts.tables import count_rows, write_rows
+from spin_core.contracts.tables import RowReader, count_rows, write_rows
 from spin_core.generation.engine import Sampler
 from spin_core.recipe import Recipe
 from spin_core.recipe.identity import identity
@@ -91,16 +89,5 @@ def shards(recipe: Recipe, model: Ref, encoded: Ref, split: str, turn: str, tota
 
 
 def _read_slice(path: Path, start: int, stop: int) -> list[dict[str, Any]]:
-    """Rows `start:stop`, reading no row group that holds none of them."""
-    file = pq.ParquetFile(path)
-    wanted: list[int] = []
-    first = before = 0
-    for group in range(file.num_row_groups):
-        size = file.metadata.row_group(group).num_rows
-        if before < stop and start < before + size:
-            if not wanted:
-                first = before
-            wanted.append(group)
-        before += size
-    rows: list[dict[str, Any]] = file.read_row_groups(wanted, ["row_id", "prompt_ids"]).slice(start - first, stop - start).to_pylist()
+    rows: list[dict[str, Any]] = RowReader(path, ["row_id", "prompt_ids"]).read(start, stop).to_pylist()
     return rows

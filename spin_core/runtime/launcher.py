@@ -85,12 +85,39 @@ class Launcher:
         *,
         group: Sequence[devices.Device] = (),
         command: Sequence[str] = (),
+        part: int = 0,
     ) -> None:
         """Runs `python [command] -m module` on `job` to its end, with a group of devices held meanwhile; raises as `run_job` does."""
         with devices.hold(group, purpose=name) as held:
-            process.run_job(
-                module, job, self.store.log_path(log), launcher=command, name=name, env=devices.environment(group), fds=held.fds
-            )
+            env = devices.environment(group)
+            process.run_job(module, job, self.store.log_path(log), launcher=command, name=name, part=part, env=env, fds=held.fds)
+
+    def jobs(
+        self, module: str, jobs: Sequence[Mapping[str, Any]], log: str, name: str, *, groups: Sequence[Sequence[devices.Device]]
+    ) -> None:
+        """Like `job`, a child a group side by side, each on a job of its own.
+
+        Raises what the first of them raised, once all have ended: the others go on and can take over what it left.
+        """
+        if len(jobs) == 1:
+            self.job(module, jobs[0], log, name, group=groups[0])
+            return
+        failures: list[BaseException] = []
+
+        def run(part: int) -> None:
+            try:
+                self.job(module, jobs[part], f"{log}-{part}" if part else log, name, group=groups[part], part=part)
+            except BaseException as error:
+                failures.append(error)
+
+        # a child dies with the thread that started it; daemons, so that a run that is ended does not wait for them
+        threads = [threading.Thread(target=run, args=(part,), daemon=True) for part in range(len(jobs))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failures:
+            raise failures[0]
 
     def work_dir(self, stage: Stage) -> Path:
         """A folder that survives a crash, for what the stage can resume from."""

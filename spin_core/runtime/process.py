@@ -85,19 +85,21 @@ def run_job(
     *,
     launcher: Sequence[str] = (),
     name: str = "",
+    part: int = 0,
     env: Mapping[str, str] | None = None,
     fds: Sequence[int] = (),
 ) -> None:
     """Runs `python [launcher] -m module JOB.json` to its end.
 
-    With `name`, the child's progress events go out under it, from 0 of 1 if it sends none. `env` and `fds` as in `spawn`.
+    With `name`, the child's progress events go out under it, from 0 of 1 if it sends none; `part` is which it is of several
+    children that share the name. `env` and `fds` as in `spawn`.
 
     Raises the child's own kind of SpinflowError where it told one, Cancelled if it was ended by SIGTERM, ChildCrash otherwise.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False, encoding="utf-8") as handle:
         json.dump(job, handle)
     try:
-        if name:
+        if name and not part:
             progress.emit(progress.Progress(name, 0, 1))
         start = size(log)
         child = spawn([sys.executable, *launcher, "-m", module, handle.name], log, env, pipe=True, fds=fds)
@@ -108,7 +110,7 @@ def run_job(
             for line in child.stdout:
                 event = progress.parse_line(line)
                 if event:
-                    _pass_on(event, name)
+                    _pass_on(event, name, part)
                     reported = reported or bool(event.total)
                     continue
                 if line.startswith(_ERROR):
@@ -120,7 +122,7 @@ def run_job(
     finally:
         os.unlink(handle.name)
     if status == 0:
-        if name and not reported:
+        if name and not part and not reported:
             progress.emit(progress.Progress(name, 1, 1))
         return
     label = name or module
@@ -132,10 +134,10 @@ def run_job(
     raise ChildCrash(words, exit_code=status, remedy=f"see {log}; run again to continue")
 
 
-def _pass_on(event: progress.Progress, name: str) -> None:
+def _pass_on(event: progress.Progress, name: str, part: int) -> None:
     """A child's event under its stage's name; what is said of the machine, which every child finds out, once."""
     if event.name != progress.MACHINE:
-        progress.emit(replace(event, name=name or event.name))
+        progress.emit(replace(event, name=name or event.name, part=part or event.part))
     elif event.note not in _told:
         _told.add(event.note)
         progress.emit(event)

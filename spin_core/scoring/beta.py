@@ -13,6 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 _FILE = "beta.json"  # in the `reference` artifact of train pairs
 _NATS = 3.0  # β × the margin at which 5 % of the pull is left
 _LOWEST, _HIGHEST = 0.1, 5.0  # the paper's values, in its first iterations and in its last
@@ -26,9 +29,9 @@ class Surprise:
     mean_real_tokens: float
 
     @classmethod
-    def of(cls, real_logps: Sequence[float], real_tokens: Sequence[int]) -> Self:
+    def of(cls, real_logps: Sequence[float] | NDArray[np.float64], real_tokens: Sequence[int] | NDArray[np.int64]) -> Self:
         """From summed log-probs (nats) and lengths, one a pair and at least one."""
-        return cls(-math.fsum(real_logps) / len(real_logps), sum(real_tokens) / len(real_tokens))
+        return cls(-math.fsum(real_logps) / len(real_logps), int(sum(real_tokens)) / len(real_tokens))
 
     @classmethod
     def read(cls, reference: Path) -> Self:

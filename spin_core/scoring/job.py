@@ -1,37 +1,48 @@
-"""The child that scores pairs under one frozen model."""
+"""The child that scores shards of pairs under one frozen model; there is one on every device."""
 
 from __future__ import annotations
 
-import json
+import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from spin_core.contracts.rows import SCORES
-from spin_core.contracts.tables import read_rows, write_rows
+from spin_core.contracts.tables import RowReader, id_lists
 from spin_core.lm.adapter import quantized
 from spin_core.lm.device import compute_device
 from spin_core.lm.layout import choose_layout, step_of
 from spin_core.lm.logprobs import answer_logps
 from spin_core.runtime.process import job_main
 from spin_core.runtime.progress import Progress, print_event
-from spin_core.scoring.beta import Surprise
+from spin_core.scoring.scores import IDS, SECONDS, SHARD_SCORES
+from spin_core.store.files import fsync
+from spin_core.store.locks import locked_if_free
 
 _TOKENS = 8192  # tokens in one forward pass, padding included; changes memory and speed only
+_SIDES = ("prompt_ids", "real_ids", "generated_ids")
+_EVENT_EVERY_S = 0.5
+Rows = Sequence[tuple[list[int], list[int], list[int]]]  # ids of prompt, human answer and sampled answer
 
 
-def _width(row: dict[str, Any]) -> int:
+def _width(row: tuple[list[int], list[int], list[int]]) -> int:
     """Tokens of its prompt and its longer answer."""
-    return len(row["prompt_ids"]) + max(len(row["real_ids"]), len(row["generated_ids"]))
+    return len(row[0]) + max(len(row[1]), len(row[2]))
 
 
-def _batches(rows: list[dict[str, Any]], packed: bool) -> list[list[int]]:
+def _longest(rows: Rows) -> int:
+    return max(map(_width, rows), default=0)
+
+
+def _batches(rows: Rows, packed: bool) -> list[list[int]]:
     """Indices of pairs, longest first, cut so that a batch stays within the token budget."""
     widths = [_width(row) for row in rows]
-    exact = [sum(len(row[name]) for name in ("prompt_ids", "real_ids", "generated_ids")) for row in rows]
+    exact = [sum(map(len, row)) for row in rows]
     batches: list[list[int]] = []
     tokens = 0
     for index in sorted(range(len(rows)), key=lambda i: -widths[i]):
@@ -51,41 +62,94 @@ def _load(path: str, quantize: str | None, bf16: bool) -> Any:
     return model.dequantize(torch.float32) if quantize else model
 
 
+class Scorer:
+    """One model on this child's device."""
+
+    def __init__(self, job: dict[str, Any], quantize: str | None, rows: Rows) -> None:
+        self._config, self._backend = AutoConfig.from_pretrained(job["model"]), job["backend"]
+        step = step_of(self._config, _longest(rows), self._backend)
+        print(step.why, flush=True)
+        self._packed = step.packed
+        self._device = compute_device()
+        self._bf16 = job["precision"] == "bf16"
+        self._model: Any = _load(job["model"], quantize, self._bf16).to(self._device).eval()
+        proof = [dict(zip(_SIDES, row, strict=True)) for row in rows[:2]]
+        self._layout = choose_layout(self._model, step, proof, job["attention"], self._bf16)
+
+    def batches(self, rows: Rows) -> list[list[int]]:
+        """Indices of the pairs of a shard that are scored at once; raises BadInput where one is too long for the model."""
+        step_of(self._config, _longest(rows), self._backend)
+        return _batches(rows, packed=self._packed)
+
+    def score(self, rows: Rows) -> tuple[list[float], list[float]]:
+        """Log-probs of the human and of the sampled answers, nats."""
+        prompts = [prompt for prompt, _, _ in rows]
+        answers = [real for _, real, _ in rows] + [generated for _, _, generated in rows]
+        with torch.no_grad(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+            real_B, generated_B = answer_logps(self._model, self._layout(prompts * 2, answers).to(self._device)).chunk(2)
+        return real_B.tolist(), generated_B.tolist()
+
+
+class _Tally:
+    """What this child has scored, for people."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        self._before, self._total, self._devices = job["done"], job["total"], job["devices"]
+        self._pairs, self._seconds, self._shown = 0, 0.0, 0.0
+        print_event(Progress("scoring", self._before, self._total, "pairs"))
+
+    def add(self, pairs: int, seconds: float) -> None:
+        """Tells of a batch."""
+        self._pairs, self._seconds = self._pairs + pairs, self._seconds + seconds
+        if time.monotonic() - self._shown > _EVENT_EVERY_S:
+            self.show()
+
+    def show(self) -> None:
+        """Tells where it stands."""
+        self._shown = time.monotonic()
+        rate = f"{self._pairs / max(self._seconds, 1e-9):.1f} pairs/s" if self._pairs else ""
+        note = f"{rate} on each of {self._devices} devices" if rate and self._devices > 1 else rate
+        print_event(Progress("scoring", self._before + self._pairs, self._total, "pairs", note))
+
+
+def _score_shard(scorer: Scorer, rows: Rows, ids: pa.Table, tally: _Tally) -> pa.Table:
+    """A shard's scores, in its order."""
+    begun = time.monotonic()
+    logps = [(0.0, 0.0)] * len(rows)
+    for batch in scorer.batches(rows):
+        started = time.monotonic()
+        for index, real, generated in zip(batch, *scorer.score([rows[i] for i in batch]), strict=True):
+            logps[index] = real, generated
+        tally.add(len(batch), time.monotonic() - started)
+    schema = SHARD_SCORES.with_metadata({SECONDS: str(time.monotonic() - begun)})
+    scored = [*map(list, zip(*logps, strict=True)), [len(real) for _, real, _ in rows]]
+    return pa.table(dict(zip(schema.names, [*ids.columns, *scored], strict=True)), schema=schema)
+
+
 def _score(job: dict[str, Any]) -> None:
-    device = compute_device()
-    bf16 = job["precision"] == "bf16"
-    files = {target: read_rows(Path(source)) for source, target in job["files"].items()}
-    total, done, started = sum(map(len, files.values())), 0, time.monotonic()
-    longest = max((_width(row) for rows in files.values() for row in rows), default=0)
-    step = step_of(AutoConfig.from_pretrained(job["model"]), longest, job["backend"])
-    print(step.why, flush=True)
-    model: Any = None
-    loaded: Any = ()
-    for target, rows in files.items():
-        quantize = job["quantize"].get(target)
-        if loaded != quantize:
-            begun, model = time.monotonic(), None  # one model in memory at a time
-            model = _load(job["model"], quantize, bf16).to(device).eval()
-            layout, loaded = choose_layout(model, step, rows, job["attention"], bf16), quantize
-            started += time.monotonic() - begun  # speed is that of scoring
-        logps = [(0.0, 0.0)] * len(rows)
-        for batch in _batches(rows, packed=step.packed):
-            prompts = [rows[i]["prompt_ids"] for i in batch]
-            answers = [rows[i][side] for side in ("real_ids", "generated_ids") for i in batch]
-            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                real_B, generated_B = answer_logps(model, layout(prompts * 2, answers).to(device)).chunk(2)
-            for index, real, generated in zip(batch, real_B.tolist(), generated_B.tolist(), strict=True):
-                logps[index] = real, generated
-            done += len(batch)
-            print_event(Progress("scoring", done, total, "pairs", f"{done / (time.monotonic() - started):.1f} pairs/s"))
-        content = [
-            {"row_id": row["row_id"], "iteration": row["iteration"], "real_logp": real, "generated_logp": generated}
-            for row, (real, generated) in zip(rows, logps, strict=True)
-        ]
-        write_rows(Path(job["out"]) / target, content, SCORES)
-        if target == "scores.parquet":  # of train pairs
-            Surprise.of([real for real, _ in logps], [len(row["real_ids"]) for row in rows]).write(Path(job["out"]))
-    (Path(job["out"]) / "facts.json").write_text(json.dumps({"pairs_per_s": total / (time.monotonic() - started)}))
+    """Takes one shard after the other that no other child has taken. One that dies gives back what it had taken."""
+    tally = _Tally(job)
+    readers: dict[str, RowReader] = {}
+    scorer: Scorer | None = None
+    loaded: str | None = None
+    for shard in job["shards"]:
+        target = Path(shard["file"])
+        with locked_if_free(target.with_suffix(".lock")) as free:
+            if not free or target.exists():
+                continue
+            if shard["source"] not in readers:
+                readers = {shard["source"]: RowReader(Path(shard["source"]), [*IDS, *_SIDES])}
+            table = readers[shard["source"]].read(shard["start"], shard["stop"])
+            rows = list(zip(*(id_lists(table[name]) for name in _SIDES), strict=True))
+            if scorer is None or loaded != shard["quantize"]:
+                scorer = None  # one model in memory at a time
+                scorer, loaded = Scorer(job, shard["quantize"], rows), shard["quantize"]
+            found = _score_shard(scorer, rows, table.select(IDS), tally)
+            part = target.with_suffix(".part")
+            pq.write_table(found, part, compression="zstd")
+            fsync(part)
+            os.replace(part, target)
+    tally.show()
 
 
 if __name__ == "__main__":

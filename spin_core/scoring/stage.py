@@ -10,12 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from spin_core.contracts.rows import SCORES_OF, TEST_FILE, TRAIN_FILE
+from spin_core.contracts.tables import count_rows
 from spin_core.recipe import TrainingSettings
 from spin_core.runtime import devices
 from spin_core.runtime.launcher import Launcher
+from spin_core.scoring.scores import join_shards, scoring_seconds, surprise
 from spin_core.store import Ref, Spec
 
-STAGE_VERSION = 4
+STAGE_VERSION = 5
+_JOB = "spin_core.scoring.job"
+_FILES = {"train": TRAIN_FILE, "test": TEST_FILE}
+# pairs that one device scores at a time: what a crash costs, and how unequally devices can end. At any number of devices the
+# same, so that a run can go on with another
+SHARD_PAIRS = 1024
 
 
 @dataclass(frozen=True)
@@ -48,10 +55,35 @@ class Score:
             params["training"]["lora"] = {"quantize": self._quantize}
         return Spec("reference", STAGE_VERSION, params, (self.model, self.pairs))
 
-    def run(self, out: Path, on: Launcher) -> None:
-        """Scores in a child, on one device."""
-        job: dict[str, Any] = {"model": str(self.model.path), "out": str(out), "attention": self.settings.attention}
-        job |= {"precision": devices.precision(self.settings.precision), "backend": self.settings.backend}
-        job["files"] = {str(self.pairs.path / {"train": TRAIN_FILE, "test": TEST_FILE}[split]): SCORES_OF[split] for split in self.splits}
-        job["quantize"] = {SCORES_OF["train"]: self._quantize} if self._quantize else {}
-        on.job("spin_core.scoring.job", job, f"score-{self.spec().digest}", self.label, group=devices.visible()[:1])
+    def run(self, out: Path, on: Launcher) -> dict[str, Any]:
+        """Scores in shards that survive a crash, with a child on every device; they take shards as they get on."""
+        shards = self._shards(on.work_dir(self))
+        missing = [shard for shard in shards if not Path(shard["file"]).exists()]
+        total = sum(shard["stop"] - shard["start"] for shard in shards)
+        todo = sum(shard["stop"] - shard["start"] for shard in missing)
+        found = devices.groups(devices.visible(), 1)
+        groups = found[: len(missing)]
+        common: dict[str, Any] = {"model": str(self.model.path), "attention": self.settings.attention, "backend": self.settings.backend}
+        common |= {"precision": devices.precision(self.settings.precision), "shards": missing, "total": total}
+        jobs = [common | {"done": 0 if part else total - todo, "devices": len(groups)} for part in range(len(groups))]
+        on.jobs(_JOB, jobs, f"score-{self.spec().digest}", self.label, groups=groups)
+        for split in self.splits:
+            files = [Path(shard["file"]) for shard in shards if shard["split"] == split]
+            join_shards(files, out / SCORES_OF[split])
+            if split == "train":
+                surprise(files).write(out)
+        seconds = scoring_seconds([Path(shard["file"]) for shard in shards])
+        return {"pairs_per_s": min(len(found), len(shards)) * total / max(seconds, 1e-9)}
+
+    def _shards(self, work: Path) -> list[dict[str, Any]]:
+        """Ranges of rows, and the file that each one's scores go to."""
+        found = []
+        for split in self.splits:
+            source = self.pairs.path / _FILES[split]
+            quantize = self._quantize if split == "train" else None
+            rows = count_rows(source)
+            for start in range(0, rows, SHARD_PAIRS):
+                stop = min(rows, start + SHARD_PAIRS)
+                shard: dict[str, Any] = {"split": split, "source": str(source), "start": start, "stop": stop, "quantize": quantize}
+                found.append(shard | {"file": str(work / f"{split}-{start:09}-{stop:09}.parquet")})
+        return found

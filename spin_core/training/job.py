@@ -10,15 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
-from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from spin_core.contracts.rows import TRAIN_FILE
 from spin_core.lm import adapter
 from spin_core.lm.attention import set_attention, set_plain_attention
 from spin_core.lm.device import compute_device
@@ -28,15 +23,13 @@ from spin_core.runtime.errors import BadInput
 from spin_core.runtime.process import die_with_parent, job_main
 from spin_core.runtime.progress import Progress, print_event
 from spin_core.scoring.beta import Surprise
-from spin_core.scoring.scores import load_scores
 from spin_core.training.changed import prove_changed
 from spin_core.training.objectives import Objective, objective
-from spin_core.training.plan import Size, plan
+from spin_core.training.plan import plan
+from spin_core.training.rows import sizes_of, training_rows
 from spin_core.training.schedule import Schedule
 from spin_core.training.sharding import autocast_in_forward, save_whole
 from spin_core.training.trainer import MetricsLog, PlannedTrainer, SpinTrainer, collate_pairs, score_answers_in_forward
-
-_IDS = ("prompt_ids", "real_ids", "generated_ids")
 
 
 def _arguments(job: dict[str, Any], accumulation: int, packed: bool) -> TrainingArguments:
@@ -70,21 +63,6 @@ def _arguments(job: dict[str, Any], accumulation: int, packed: bool) -> Training
     from spin_core.training.trl_backend import trl_arguments  # importing TRL takes seconds
 
     return trl_arguments(arguments, settings)
-
-
-def _dataset(job: dict[str, Any]) -> Dataset:
-    """The pairs with their reference log-probs; a missing or foreign row is an error."""
-    path = Path(job["pairs"]) / TRAIN_FILE
-    scores = load_scores(Path(job["reference"]) / "scores.parquet", path)
-    table = pq.read_table(path, columns=["row_id", "iteration", *_IDS])
-    keys = zip(table["row_id"].to_pylist(), table["iteration"].to_pylist(), strict=True)
-    real, generated = zip(*(scores[key] for key in keys), strict=True)
-    return Dataset(table.append_column("reference_real", pa.array(real)).append_column("reference_generated", pa.array(generated)))
-
-
-def _sizes(rows: Dataset) -> list[Size]:
-    lengths = [pc.list_value_length(rows.data.column(name)).to_pylist() for name in _IDS]
-    return [Size(*row) for row in zip(rows.data.column("row_id").to_pylist(), *lengths, strict=True)]
 
 
 def without_dropout(model: str) -> Any:
@@ -150,9 +128,9 @@ def _train(job: dict[str, Any]) -> None:
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", job["tensorboard"])  # its default is the folder of the checkpoints, which goes
     bf16 = settings["precision"] == "bf16"
     config = without_dropout(job["model"])
-    rows = _dataset(job)
-    sizes = _sizes(rows)
-    packed = _packs(config, max((size.prompt + max(size.real, size.generated) for size in sizes), default=0), settings)
+    rows = training_rows(Path(job["pairs"]), Path(job["reference"]), Path(job["work"]))
+    sizes = sizes_of(rows)
+    packed = _packs(config, int(sizes.width.max()), settings)
     steps = plan(
         sizes,
         pairs_per_step=settings["pairs_per_step"],

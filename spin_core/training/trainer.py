@@ -69,6 +69,11 @@ class PlannedTrainer(Trainer):  # type: ignore[misc]
         share: float = self.args.world_size / self.plan.pairs(self.state.global_step)
         return loss_sum * share
 
+    @property
+    def idle(self) -> bool:
+        """Whether this device's micro-batch is a stand-in: it is computed to stay in step with the others, and counts nothing."""
+        return self.plan.idle(self.state.global_step, self.args.process_index)
+
     def count(self, work: Work) -> None:
         """Adds a micro-batch to the account of tokens and FLOPs."""
         self._tokens += work.tokens
@@ -153,8 +158,11 @@ class SpinTrainer(PlannedTrainer):
         pairs = Pairs(real_B, generated_B, **{name: inputs[name] for name in Pairs.__dataclass_fields__ if name in inputs})
         loss_B, metrics = self.objective.loss(pairs)
         self.check_step0(loss_B.detach(), pairs)
+        counted = slice(0) if self.idle else slice(None)
         for name, value_B in {"loss": loss_B, **metrics, "logps/real": real_B, "logps/generated": generated_B}.items():
-            self._sums[name] += value_B.detach().sum()
+            self._sums[name] += value_B.detach()[counted].sum()
+        if self.idle:
+            return 0.0 * loss_B.sum()
         self.count(inputs["work"])
         return self.scaled(loss_B.sum())
 

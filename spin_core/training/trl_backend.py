@@ -6,6 +6,8 @@ loss, alibi), and as the yardstick.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,8 @@ class TrlTrainer(PlannedTrainer, DPOTrainer):  # type: ignore[misc]
             self.model.delete_adapter("ref")  # TRL's copy for a reference of its own; resuming would load it in place of ours
             for weight in self.model.parameters():
                 weight.data = weight.data.float() if weight.requires_grad else weight.data  # TRL rounds them beside a quantised base
-        self._losses: list[Tensor] = []
+        self._losses: list[Tensor] = []  # of the step's micro-batches, with the pairs of each
+        self._counts: list[int] = []
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
         return dataset  # tokenised already
@@ -69,27 +72,42 @@ class TrlTrainer(PlannedTrainer, DPOTrainer):  # type: ignore[misc]
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """TRL's mean over the micro-batch as its share of the step."""
-        mean: Tensor = super().compute_loss(model, inputs)
+        with _alone(self.accelerator):
+            mean: Tensor = super().compute_loss(model, inputs)
         metrics = self._metrics["train"]
         extra = self.router_aux_loss_coef * metrics["aux_loss"][-1] if self.aux_loss_enabled else 0.0
         self.check_step0(mean.detach()[None] - extra, _pairs(inputs))
-        loss = mean * len(inputs["ref_chosen_logps"])
+        pairs = 0 if self.idle else len(inputs["ref_chosen_logps"])
+        self._counts.append(pairs)
+        loss = mean * pairs
         self._losses.append(loss.detach())
+        if self.idle:
+            return loss
         size_B = inputs["attention_mask"].sum(1)
         self.count(Work(int(size_B.sum()), int((size_B * (size_B + 1) // 2).sum()), int(inputs["completion_mask"].sum())))
         return self.scaled(loss)
 
     def step_metrics(self) -> dict[str, float]:
-        """See `PlannedTrainer`. TRL's own are means over the devices' micro-batches, one an accumulation."""
-        step = self.plan.steps[self.state.global_step - 1]
-        world = self.plan.world
-        pairs = [sum(map(len, step[first : first + world])) for first in range(0, len(step), world)]
-        loss = float(self.over_devices(torch.stack(self._losses).sum())) / sum(pairs)
+        """See `PlannedTrainer`. TRL's own are means over this device's micro-batches."""
         found = self._metrics["train"]
-        means = {ours: sum(n * value for n, value in zip(pairs, found[name], strict=True)) / sum(pairs) for name, ours in _METRICS.items()}
+        sums = [sum(n * value for n, value in zip(self._counts, found[name], strict=True)) for name in _METRICS]
+        loss = torch.stack(self._losses).sum(dtype=torch.float64)
+        whole_N = self.over_devices(torch.cat([loss[None], torch.tensor(sums, dtype=torch.float64, device=self.args.device)]))
+        pairs = self.plan.pairs(self.state.global_step - 1)
         self._losses.clear()
+        self._counts.clear()
         found.clear()
-        return {"loss": loss, **means}
+        return dict(zip(["loss", *_METRICS.values()], (whole_N / pairs).tolist(), strict=True))
+
+
+@contextmanager
+def _alone(accelerator: Any) -> Iterator[None]:
+    """Lets TRL compute its metrics of this device's micro-batch: gathered, all would have to hold equally many pairs."""
+    accelerator.gather = accelerator.gather_for_metrics = lambda values: values
+    try:
+        yield
+    finally:
+        del accelerator.gather, accelerator.gather_for_metrics
 
 
 def _pairs(inputs: dict[str, Any]) -> Pairs:

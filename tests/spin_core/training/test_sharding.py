@@ -40,14 +40,22 @@ class World:
     def __init__(self, folder: Path, model: Path) -> None:
         store = Store(folder / "home")
         self._folder, self._name = folder, str(model)
-        # 30, so that the last step is short; a step's answers on one device are more than the LM head takes at once
-        pairs = make_pairs(store, 30, prompt=(1, 40), real=(60, 120), generated=(60, 120))
+        # 23 twice in steps of 15, so that the last step has one pair for two devices; a step's answers on one device are more
+        # than the LM head takes at once
+        pairs = make_pairs(store, 23, prompt=(1, 40), real=(60, 120), generated=(60, 120))
         self._parents = [import_model(store, ModelSettings(name=self._name)), pairs]
         self._parents.append(score(store, self.recipe(), *self._parents, splits=["train"]))
         self.alone = self.train("alone")
 
     def recipe(self, **training: Any) -> Recipe:
-        settings = {"epochs": 2, "pairs_per_step": 16, "tokens_per_micro_batch": 4096, "warmup_ratio": 0.0, "learning_rate": 1e-3}
+        settings = {
+            "epochs": 2,
+            "pairs_per_step": 15,
+            "tokens_per_micro_batch": 4096,
+            "warmup_ratio": 0.0,
+            "learning_rate": 1e-3,
+            "precision": "fp32",
+        }
         content = {"name": "t", "model": {"name": self._name}, "data": {"name": "demo"}, "training": settings | training}
         return Recipe.model_validate(content)
 
@@ -123,6 +131,11 @@ def test_two_processes_train_the_model_that_one_trains(world: World, two_gpus: N
     finally:
         end()
     assert counts == [2]
+
+
+def test_two_processes_train_with_trl_what_one_trains(world: World, two_gpus: None) -> None:
+    """Devices hold different numbers of pairs, and in the last step one holds none."""
+    check(world.train("trl", backend="trl"), world.alone)
 
 
 def test_a_sharded_run_that_was_killed_continues(tied_world: World, two_gpus: None) -> None:

@@ -11,18 +11,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from spin_core.contracts.rows import PAIRS, SCORES, TEST_FILE, TRAIN_FILE
+from spin_core.contracts.rows import PAIRS, TEST_FILE, TRAIN_FILE
 from spin_core.contracts.tables import read_rows, write_rows
 from spin_core.lm.logprobs import answer_logps, collate
 from spin_core.recipe import ModelSettings, Recipe
 from spin_core.runtime import process, progress
 from spin_core.runtime.errors import BadInput, ChildCrash
 from spin_core.scoring.beta import Surprise
-from spin_core.scoring.scores import load_scores
+from spin_core.scoring.scores import IDS, SHARD_SCORES, join_shards, read_scores
 from spin_core.store import Ref, Spec, Store
 from spin_core.training.job import _objective
 from tests.stages import finetune, import_model, score
@@ -104,9 +107,9 @@ def test_scores_are_those_of_a_live_model(world: tuple[Store, Ref, Ref, Ref]) ->
     _, model_ref, pairs, reference = world
     model = AutoModelForCausalLM.from_pretrained(model_ref.path, dtype=torch.float64).eval()
     for file, scores_file in ((TRAIN_FILE, "scores.parquet"), (TEST_FILE, "test_scores.parquet")):
-        scores = load_scores(reference.path / scores_file)
-        for row in read_rows(pairs.path / file):
-            for side, found in zip(("real_ids", "generated_ids"), scores[row["row_id"], 0], strict=True):
+        scores = read_scores(reference.path / scores_file, pairs.path / file).to_pylist()
+        for row, scored in zip(read_rows(pairs.path / file), scores, strict=True):
+            for side, found in zip(("real_ids", "generated_ids"), scored.values(), strict=True):
                 ids = torch.tensor([[*row["prompt_ids"], *row[side]]])
                 with torch.no_grad():
                     logps = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
@@ -268,8 +271,11 @@ def test_a_foreign_reference_stops_the_run(world: tuple[Store, Ref, Ref, Ref], t
     store, model, pairs, reference = world
 
     def write(staging: Path) -> None:
-        rows = [{**row, "real_logp": row["real_logp"] + 3.0} for row in read_rows(reference.path / "scores.parquet")]
-        write_rows(staging / "scores.parquet", rows, SCORES)
+        found = read_scores(reference.path / "scores.parquet", pairs.path / TRAIN_FILE)
+        ids = pq.read_table(pairs.path / TRAIN_FILE, columns=IDS)
+        changed = [*ids.columns, pc.add(found["real_logp"], 3.0), found["generated_logp"], pa.nulls(len(ids), pa.int32())]
+        pq.write_table(pa.table(changed, schema=SHARD_SCORES), staging / "shard")
+        join_shards([staging / "shard"], staging / "scores.parquet")
         shutil.copy(reference.path / "beta.json", staging)
 
     wrong = store.build(Spec("reference", 1, {"wrong": True}), write)
