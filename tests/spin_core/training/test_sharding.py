@@ -226,5 +226,9 @@ def test_training_and_scoring_hold_their_gpus(world: World, own_locks: Path, mon
     for call in (lambda: score(store, world.recipe(), *world._parents[:2]), lambda: finetune(store, world.recipe(), 0, *world._parents)):
         with pytest.raises(Cancelled):
             call()
-    assert seen == [("spin_core.scoring.job", ["0"], "0", 1), ("spin_core.training.job", ["0", "1"], "0,1", 2)]
+    *scorers, trainer = seen
+    assert trainer == ("spin_core.training.job", ["0", "1"], "0,1", 2)
+    # side by side, so each may see that the other's is taken, too
+    assert sorted((module, own, fds) for module, _, own, fds in scorers) == [("spin_core.scoring.job", gpu, 1) for gpu in ("0", "1")]
+    assert all(own in taken for _, taken, own, _ in scorers)
     devices.hold(gpus).release()
