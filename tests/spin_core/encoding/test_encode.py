@@ -81,8 +81,10 @@ def test_no_row_at_all_names_the_first(tmp_path: Path) -> None:
 
 def test_a_beginning_that_sampled_answers_lack_is_told(tmp_path: Path) -> None:
     _, facts = encoded(tmp_path, QWEN3, rows())
-    assert facts["message"].startswith(r"the chat template begins 40 human answers with '<think>\n\n</think>\n\n', which no sampled")
-    assert "set model.chat_template_kwargs (enable_thinking: false)" in facts["message"]
+    (warning,) = facts["warnings"]
+    assert warning.startswith(r"the chat template begins 40 human answers with '<think>\n\n</think>\n\n', which no sampled")
+    assert "set model.chat_template_kwargs (enable_thinking: false)" in warning
+    assert facts["message"] == ""
 
 
 def test_the_recipes_template_is_the_models_from_then_on(tmp_path: Path, tiny_model: Path) -> None:

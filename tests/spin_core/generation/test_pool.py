@@ -126,7 +126,7 @@ def test_a_dead_engine_has_ended_before_the_next_one_starts(tmp_path: Path, monk
             waiting = [threading.Thread(target=another) for _ in range(2)]  # one finds it dead, the other wants the next
             for thread in waiting:
                 thread.start()
-            engine.sample([[1]], lambda done, new: None)
+            engine.sample([[1]], ENDS, lambda done, new: None)
         for thread in waiting:
             thread.join(5)
     assert len(started) == 2

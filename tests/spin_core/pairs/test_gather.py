@@ -226,7 +226,7 @@ def test_the_pairs_load_as_the_official_trainer_loads_them(world: World) -> None
     ],
 )
 def test_shards_that_do_not_fit_are_refused(world: World, change: Any, says: str) -> None:
-    with pytest.raises(BadInput, match=says):
+    with pytest.raises(Corrupt, match=says):
         world.join(world.shards("train", change), world.shards("test"))
     assert not list(world.store.home.glob("artifacts/pairs/*"))
 
