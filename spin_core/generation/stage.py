@@ -9,10 +9,7 @@ from typing import Any
 
 from spin_core.contracts.rows import SHARD
 from spin_core.contracts.tables import RowReader, count_rows, write_rows
-<<<<<<< HEAD
 from spin_core.encoding.ends import read_ends
-=======
->>>>>>> scale
 from spin_core.generation.engine import Sampler
 from spin_core.recipe import Recipe
 from spin_core.recipe.identity import identity
