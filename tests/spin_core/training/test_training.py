@@ -23,7 +23,7 @@ from spin_core.contracts.tables import read_rows, write_rows
 from spin_core.lm.logprobs import answer_logps, collate
 from spin_core.recipe import ModelSettings, Recipe
 from spin_core.runtime import process, progress
-from spin_core.runtime.errors import BadInput, ChildCrash
+from spin_core.runtime.errors import BadInput, ChildCrash, SpinflowError
 from spin_core.scoring.beta import Surprise
 from spin_core.scoring.scores import IDS, SHARD_SCORES, join_shards, read_scores
 from spin_core.store import Ref, Spec, Store
@@ -279,7 +279,7 @@ def test_a_foreign_reference_stops_the_run(world: tuple[Store, Ref, Ref, Ref], t
         shutil.copy(reference.path / "beta.json", staging)
 
     wrong = store.build(Spec("reference", 1, {"wrong": True}), write)
-    with pytest.raises(BadInput, match="step-0 check failed"):
+    with pytest.raises(SpinflowError, match="step-0 check failed"):
         finetune(store, recipe_for(tiny_model), 0, model, pairs, wrong)
     assert not [p for p in (store.home / ".staging").iterdir()]
 
