@@ -78,5 +78,8 @@ def _first_problem(error: ValidationError, source: str) -> str:
         meant = closest(key, Recipe)
         remedy = f"did you mean {meant}?" if meant else "`spinflow keys` lists what there is"
         return f"{source}: unknown key {key}{more}; {remedy}"
+    what = first["msg"].removeprefix("Value error, ")
+    if isinstance(first["input"], dict) and first["type"] == "value_error":  # of a whole group: its message names the key
+        return f"{source}: {what}{more}; change it in the recipe, or for one run with --set"
     value = "" if first["type"] == "missing" else f", got {first['input']!r}"
-    return f"{source}: {key}: {first['msg'].removeprefix('Value error, ')}{value}{more}; change it in the recipe or with --set {key}=…"
+    return f"{source}: {key}: {what}{value}{more}; change it in the recipe or with --set {key}=…"

@@ -92,7 +92,7 @@ def test_another_encoding_is_named_with_its_byte(tmp_path: Path, name: str, text
 @pytest.mark.parametrize(
     ("name", "data", "says"),
     [
-        ("a.jsonl", gzip.compress(b"{}"), "it is gzip: give its name the ending .gz"),
+        ("a.jsonl", gzip.compress(b"{}", mtime=0), "it is gzip: give its name the ending .gz"),
         ("a.jsonl", b"PAR1", "it is a parquet file"),
         ("a.json", b"PK\x03\x04", "zip archive"),
         ("a.csv", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
