@@ -22,8 +22,9 @@ audit: $(VENV)/.installed
 	$(BIN)/python -m pip install -q pip-audit
 	$(BIN)/pip-audit --skip-editable || echo "pip-audit found something, or could not reach its service: see above"
 
+# Two files at a time, each file in one process: most tests wait for children, servers or heartbeats.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

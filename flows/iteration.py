@@ -36,7 +36,7 @@ def play(run: Session, iteration: int, before: Played | None) -> Played:
 
 def _play(run: Session, iteration: int, before: Played | None) -> Played:
     turn = run.turn(iteration)
-    start, prompts = run.do(turn.start()), run.do(turn.prompts())
+    prompts, start = run.do(turn.prompts()), run.do(turn.start())  # bad data is found sooner than a model is loaded
     encoded = run.do(turn.encoded(start, prompts))
     opponent = before.model if before else start
 

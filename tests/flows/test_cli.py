@@ -21,7 +21,6 @@ def spinflow(tmp_path: Path, *arguments: str, recipe: str = RECIPE) -> subproces
     [
         ("training.betta=1", "training.betta"),
         ("training.beta=-1", "training.beta"),
-        ("model.name=./nowhere", "./nowhere does not exist"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path: Path, change: str, says: str) -> None:
@@ -30,6 +29,14 @@ def test_mistakes_are_one_line(tmp_path: Path, change: str, says: str) -> None:
     assert says in done.stderr
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "home" / "artifacts").exists()
+
+
+def test_check_lists_what_to_mend(tmp_path: Path) -> None:
+    done = spinflow(tmp_path, "check", "t.yaml", "--set", "model.name=./nowhere", "--set", "data.name=./none.jsonl")
+    assert done.returncode == 2
+    assert "1. data.name: ./none.jsonl does not exist" in done.stdout or "2. data.name: ./none.jsonl does not exist" in done.stdout
+    assert "model.name: the folder ./nowhere does not exist" in done.stdout
     assert not (tmp_path / "home" / "artifacts").exists()
 
 
@@ -54,6 +61,7 @@ def test_status_before_the_first_run(tmp_path: Path) -> None:
     done = spinflow(tmp_path, "status", "t.yaml")
     assert done.returncode == 0
     assert "no iteration is finished yet" in done.stdout
+    assert "what would run cannot be said: model.name: the folder /no/such/folder does not exist" in done.stdout
 
 
 def test_json_logs_are_json_throughout(tmp_path: Path) -> None:
