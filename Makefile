@@ -22,9 +22,10 @@ audit: $(VENV)/.installed
 	$(BIN)/python -m pip install -q pip-audit
 	$(BIN)/pip-audit --skip-editable || echo "pip-audit found something, or could not reach its service: see above"
 
-# Two files at a time, each file in one process: most tests wait for children, servers or heartbeats.
+# Two files at a time, each in one process: most tests wait for their children. The farm has deadlines to keep, and comes alone.
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not farm and not chaos"
+	$(BIN)/python -m pytest -m farm
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 import flows.session
 from spin_core.contracts.tables import read_rows
+from spin_core.encoding.ends import Ends
 from spin_core.generation.engine import Answer, OnAnswer
 from spin_core.generation.pool import EnginePool
 from spin_core.generation.stage import shards
@@ -36,7 +37,7 @@ class Fussy:
     def alive(self) -> bool:
         return True
 
-    def sample(self, prompts: Sequence[Sequence[int]], on_answer: OnAnswer) -> list[Answer]:
+    def sample(self, prompts: Sequence[Sequence[int]], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
         self.calls.append(prompts[0][0])
         if prompts[0][0] in self.crash_on:
             raise ChildCrash("out of luck", exit_code=-9)

@@ -20,7 +20,7 @@ from spin_core.lm.meter import cost_of
 from spin_core.lm.packing import pack
 from spin_core.recipe import ModelSettings, Recipe
 from spin_core.recipe.schema import LoraSettings
-from spin_core.runtime.errors import BadInput
+from spin_core.runtime.errors import BadInput, SpinflowError
 from spin_core.scoring.scores import read_scores
 from spin_core.store import Ref, Store
 from tests.spin_core.training.test_training import killed_at, make_pairs, recipe_for, steps
@@ -84,7 +84,7 @@ def test_the_next_iteration_starts_from_the_merged_model(world: World, trained: 
     assert steps(second)[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
     adapted = PeftModel.from_pretrained(load(trained.path), second.path / adapter.FOLDER)
     assert torch.allclose(logps(load(second.path), pairs), logps(adapted, pairs), atol=1e-5, rtol=0)
-    with pytest.raises(BadInput, match="step-0 check failed"):
+    with pytest.raises(SpinflowError, match="step-0 check failed"):
         finetune(store, recipe, 0, trained, pairs, first)
 
 
