@@ -94,7 +94,7 @@ def test_cancel_during_training_lets_the_waiting_run_go_on(farm: Farm) -> None:
     farm.set_state(first, "CANCELLING")
     farm.wait(first, "Cancelled", 30)
     saved = farm.saved_metrics()
-    farm.wait(second, "Completed", 180)
+    farm.wait(second, "Completed", 400)
     _continued(farm, saved, steps=200)
 
 
@@ -159,7 +159,7 @@ def test_a_run_survives_its_server(farm: Farm) -> None:
     farm.server.wait(30)
     time.sleep(30)
     farm.start_server()
-    farm.wait(run, "Completed", 180)
+    farm.wait(run, "Completed", 400)
 
 
 def test_worker_and_flow_killed_together(farm: Farm) -> None:
@@ -181,7 +181,7 @@ def test_worker_and_flow_killed_together(farm: Farm) -> None:
     saved = farm.saved_metrics()
     farm.start_worker()
     farm.wait(run, "AwaitingRetry", 3 * SILENCE_S)
-    farm.wait(run, "Completed", 180)
+    farm.wait(run, "Completed", 400)
     assert [state for state in farm.states(run) if state in {"Crashed", "AwaitingRetry"}] == ["Crashed", "AwaitingRetry"]
     assert farm.run(run)["run_count"] == 2
     assert before.items() <= farm.manifests().items(), "something finished was done again"

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 RECIPE = "name: t\nmodel: {name: /no/such/folder}\ndata: {name: data.jsonl}\n"
 NOBODY = "import pwd\ndef nobody(uid):\n    raise KeyError(uid)\npwd.getpwuid = nobody\n"  # a container's user without an entry in passwd
-NO_MODEL = "error: model.name: the folder /no/such/folder does not exist"  # told inside the flow, so Prefect and its server do
+BAD_ROW = "error: data.jsonl row 1: no answer"  # told inside the flow, so Prefect and its server do
 DEAD_PROXY = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9")
 
 ODD_LOCALE = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -38,14 +38,14 @@ def test_a_run_does_in_bad_surroundings(tmp_path: Path) -> None:
     """A proxy for everything, a terminal of few letters, no home folder: Prefect's client asked the proxy for 127.0.0.1 for two minutes."""
     nobody = {"HOME": None, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path / "nobody")])}
     bad = nobody | ODD_LOCALE | DEAD_PROXY | dict.fromkeys(("NO_PROXY", "no_proxy", "PREFECT_HOME"))
-    check_one_line(spinflow(tmp_path, "run", "t.yaml", "--home", "home", **bad), NO_MODEL)
+    check_one_line(spinflow(tmp_path, "run", "t.yaml", "--home", "home", **bad), BAD_ROW)
     assert not (tmp_path / "~").exists()
 
 
 def test_a_home_folder_that_cannot_be_written(tmp_path: Path) -> None:
     """HOME of a container's user is often a folder of root's; Prefect and others keep their own things in it."""
     done = spinflow(tmp_path, "run", "t.yaml", "--home", "home", HOME="/etc/passwd/none", PREFECT_HOME=None)
-    check_one_line(done, NO_MODEL)
+    check_one_line(done, BAD_ROW)
 
 
 def test_without_a_home_folder_one_line_says_what_to_give(tmp_path: Path) -> None:
