@@ -22,10 +22,10 @@ audit: $(VENV)/.installed
 	$(BIN)/python -m pip install -q pip-audit
 	$(BIN)/pip-audit --skip-editable || echo "pip-audit found something, or could not reach its service: see above"
 
-# Two files at a time, each in one process: most tests wait for their children. The farm has deadlines to keep, and comes alone.
+# Two files at a time, each in one process: most tests wait for their children. What has deadlines or whole campaigns comes alone.
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not farm and not chaos"
-	$(BIN)/python -m pytest -m farm
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/spin_core tests/flows tests/test_arrows.py
+	$(BIN)/python -m pytest tests/deployments tests/integration tests/rehearsal tests/chaos
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -82,7 +82,7 @@ def test_a_campaign_survives_what_happens_to_it(tmp_path: Path, tiny_model: Path
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert rerun.returncode == 0, rerun.stderr
     assert manifests(home) == after, "a second run of a finished campaign did work"
