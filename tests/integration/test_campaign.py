@@ -60,7 +60,7 @@ def test_a_campaign_survives_what_happens_to_it(tmp_path: Path, tiny_model: Path
     home = tmp_path / "home"
 
     run = start(tmp_path, "iterate")
-    wait_for(lambda: "starting vLLM: 1/1" in (tmp_path / "out.log").read_text(), run)  # the first requests are on their way
+    wait_for(lambda: "starting vLLM: done" in (tmp_path / "out.log").read_text(), run)  # the first requests are on their way
     engine = wait_for(lambda: next((p for p in descendants(run.pid) if is_engine(p)), None), run)
     os.kill(engine, signal.SIGKILL)  # the shards that wait for it are retried with a new engine
     wait_for(lambda: list((home / "artifacts").glob("pairs/*/MANIFEST.json")), run)
