@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -124,8 +123,3 @@ class Launcher:
     def work_dir(self, stage: Stage) -> Path:
         """A folder that survives a crash, for what the stage can resume from."""
         return self.store.work_dir(stage.spec())
-
-    @property
-    def cores(self) -> int:
-        """Of this process."""
-        return len(os.sched_getaffinity(0))
