@@ -22,10 +22,9 @@ audit: $(VENV)/.installed
 	$(BIN)/python -m pip install -q pip-audit
 	$(BIN)/pip-audit --skip-editable || echo "pip-audit found something, or could not reach its service: see above"
 
-# Two files at a time, each in one process: most tests wait for their children. What has deadlines or whole campaigns comes alone.
+# Two files at a time, whole campaigns first: most tests wait for their children.
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/spin_core tests/flows tests/test_arrows.py
-	$(BIN)/python -m pytest tests/deployments tests/integration tests/rehearsal tests/chaos
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/rehearsal tests/integration tests/deployments tests
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -41,9 +40,11 @@ $(VENV)/.installed: pyproject.toml deployments/install.py
 	$(BIN)/python deployments/install.py
 	touch $@
 
-# The long form of the fault tests, and the speed claims of generation, training and the flow.
+# What takes long and rarely tells what no other test does: faults at random moments, a kill in every stage, servers that go and come back.
 chaos: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "chaos or engine" tests/chaos tests/integration/test_endpoints.py
+	$(BIN)/python -m pytest -m long tests
+
+# The speed claims of generation, training and the flow.
 
 bench-generation: $(VENV)/.installed
 	$(BIN)/python -m bench.generation

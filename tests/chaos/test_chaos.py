@@ -1,6 +1,6 @@
 """Everything that kills a long run, at random moments, and the same command again until it ends.
 
-`make chaos` runs the long form, the default suite a short one. CHAOS_SEED repeats a run's choices, not its timing.
+`make chaos` runs this. CHAOS_SEED repeats a run's choices, not its timing.
 """
 
 from __future__ import annotations
@@ -93,14 +93,14 @@ def campaigns(folder: Path, model: Path, engine: str, faults: list[str], rng: ra
     pytest.fail(f"never came to happen: {left}")
 
 
-@pytest.mark.chaos
+@pytest.mark.long
 def test_long_form_with_processes(tmp_path: Path, tiny_model: Path, rng: random.Random, say: Say) -> None:
     """Answers sampled in child processes."""
     faults = shuffled(rng, shard=6, flow=5, trainer=4, scorer=2, corrupt=3, disk_full=3, memory_short=2)
     campaigns(tmp_path, tiny_model, "transformers", faults, rng, say)
 
 
-@pytest.mark.chaos
+@pytest.mark.long
 @pytest.mark.engine
 def test_long_form_with_engines(tmp_path: Path, tiny_model: Path, rng: random.Random, say: Say) -> None:
     """Answers sampled by vLLM servers."""
@@ -108,6 +108,7 @@ def test_long_form_with_engines(tmp_path: Path, tiny_model: Path, rng: random.Ra
     campaigns(tmp_path, tiny_model, "vllm", faults, rng, say)
 
 
+@pytest.mark.long
 def test_short_form(tmp_path: Path, tiny_model: Path, rng: random.Random, say: Say) -> None:
     """If this fails, a crash costs more than the work in flight: rows are lost or doubled, memory stays taken, or a run cannot go on."""
     left = shuffled(rng, shard=1, flow=1, trainer=1, corrupt=1)

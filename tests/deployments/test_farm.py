@@ -84,6 +84,7 @@ def test_cancel_during_generation(farm: Farm) -> None:
     _cancelled_in_time(farm, run)
 
 
+@pytest.mark.long
 def test_cancel_during_training_lets_the_waiting_run_go_on(farm: Farm) -> None:
     """Two runs of one campaign would train twice and race for its links. The second waits, and continues from the first's checkpoint."""
     first = farm.submit(training(50))
@@ -150,6 +151,7 @@ def _cancelled_in_time(farm: Farm, run: str) -> None:
     assert before.items() <= farm.manifests().items()
 
 
+@pytest.mark.long
 def test_a_run_survives_its_server(farm: Farm) -> None:
     """The server is restarted for an update while a night's training goes on."""
     run = farm.submit(training(51))
@@ -162,6 +164,7 @@ def test_a_run_survives_its_server(farm: Farm) -> None:
     farm.wait(run, "Completed", 400)
 
 
+@pytest.mark.long
 def test_worker_and_flow_killed_together(farm: Farm) -> None:
     """A machine that loses power leaves a run that is Running for ever, unless its missing heartbeats are noticed.
 

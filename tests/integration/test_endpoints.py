@@ -110,6 +110,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.mark.long
 @pytest.mark.engine
 def test_one_of_three_servers_goes_away_and_comes_back(servers: Servers, prefect_server: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others finish its work, no row is lost or doubled, and it is used again. One test, because the servers take a minute to start."""

@@ -121,6 +121,7 @@ def test_frozen_weights_in_bf16_change_no_number_under_autocast(tiny_model: Path
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
+@pytest.mark.long
 def test_a_killed_run_continues_with_its_adapter(world: World, tiny_model: Path, tmp_path: Path) -> None:
     """Checkpoints hold the adapter alone; the losses are those of a run that was never killed."""
     _, model, pairs, reference = world

@@ -133,12 +133,14 @@ def test_two_processes_train_the_model_that_one_trains(world: World, two_gpus: N
     assert counts == [2]
 
 
+@pytest.mark.long
 def test_two_processes_train_with_trl_what_one_trains(world: World, two_gpus: None) -> None:
     """Devices hold different numbers of pairs, and in the last step one holds none."""
     # against the packed backend: RMSProp amplifies what they round differently
     check(world.train("trl", backend="trl"), world.alone, 2e-3)
 
 
+@pytest.mark.long
 def test_a_sharded_run_that_was_killed_continues(tied_world: World, two_gpus: None) -> None:
     """If it fails, a long sharded training starts anew after every crash, or goes on with another optimiser state."""
     with killed_at(3):
@@ -159,6 +161,7 @@ def test_a_missing_deepspeed_is_told_before_anything_starts(world: World, two_gp
         world.train("none", sharding="zero3")
 
 
+@pytest.mark.long
 def test_two_machines_train_the_model_that_one_trains(world: World, two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second, here another process, joins because it finds the invitation; both see one GPU, and meet on loopback."""
     cluster = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1"}

@@ -219,7 +219,7 @@ def test_every_loss_starts_where_the_step_0_check_expects(
     assert first["tokens/s"] > first["pairs/s"]
 
 
-@pytest.mark.parametrize("loss", ["sigmoid", "sigmoid_norm"])
+@pytest.mark.parametrize("loss", ["sigmoid", pytest.param("sigmoid_norm", marks=pytest.mark.long)])
 def test_packed_and_trl_give_the_same_losses(world: tuple[Store, Ref, Ref, Ref], tiny_model: Path, tmp_path: Path, loss: str) -> None:
     """Five steps. `training.backend` is not in the digest: it may change speed and memory, never the curve; nor may checkpointing."""
     _, model, pairs, reference = world
