@@ -106,6 +106,9 @@ class DataSettings(Group):
     """Use only this many rows (chosen by row id, so independent of their order)."""
     test_size: int = Field(100, ge=1)
     """Held-out rows, never trained on in any iteration."""
+    validation_size: int = Field(0, ge=0)
+    """Rows that choices are made on (`training.line_search`, `training.choose_epoch`): neither trained on nor reported. They are taken
+    after the held-out ones, which stay the same."""
     max_prompt_tokens: int = Field(512, ge=1)
     """Longest context in tokens (paper: 512); longer rows are left out."""
     seed: int = Field(0, ge=0)
