@@ -40,11 +40,11 @@ def played(tmp_path: Path, tiny_model: Path) -> Store:
     start, prompts = build(turn.start()), build(turn.prompts())
     encoded = build(turn.encoded(start, prompts))
     test, train = (tuple(map(build, turn.shards(start, encoded, split))) for split in ("test", "train"))
-    pairs = build(turn.pairs(prompts, encoded, train, test, None))
-    reference = build(turn.reference(start, pairs))
+    pairs = build(turn.pairs(prompts, encoded, train, test, ()))
+    reference = build(turn.reference(start, start, pairs))
     player = build(turn.player(start, pairs, reference))
-    scored, new = build(turn.scored(player, pairs)), tuple(map(build, turn.shards(player, encoded, "test")))
-    verdict = build(turn.verdict(pairs, reference, scored, test, new))
+    scored, new = build(turn.held_out(player, pairs)), tuple(map(build, turn.shards(player, encoded, "test")))
+    verdict = build(turn.verdict(pairs, reference, reference, scored, test, new))
     made = {"prompts": prompts, "start": start, "encoded": encoded, "opponent": start, "pairs": pairs, "reference": reference}
     made |= {"model": player, "scored": scored, "evaluation": verdict}
     Ledger(store, "c").note(0, found, {**made, "test_shards": test, "train_shards": train, "new_shards": new})

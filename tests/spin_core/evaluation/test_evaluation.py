@@ -58,7 +58,7 @@ NEW = [(-3.0, -2.5), (-7.0, -3.0), (-5.0, -2.0), (-1.0, -1.0)]
 def test_the_game_is_counted_pair_by_pair(parts: tuple[Store, Ref, Ref]) -> None:
     store, pairs, shard = parts
     old, new = scored(store, "old", ROWS, OLD), scored(store, "new", ROWS, NEW)
-    made = Launcher(store).build(Evaluate(EvaluationSettings(), 0, 0.5, pairs, old, new, (shard,), (shard,)))
+    made = Launcher(store).build(Evaluate(EvaluationSettings(), 0, 0.5, pairs, old, old, new, (shard,), (shard,)))
     metrics = json.loads((made.path / "metrics.json").read_text())
     # what each answer gained: (1, −0.5), (−1, 0), (0, −1); the pair without a difference does not play
     assert metrics["game"] == {"accuracy": 2 / 3, "margin": pytest.approx(0.5 * (1.5 - 1.0 + 1.0) / 3), "pairs": 3}
@@ -70,4 +70,4 @@ def test_scores_in_another_order_are_refused(parts: tuple[Store, Ref, Ref]) -> N
     store, pairs, shard = parts
     old, new = scored(store, "old", ROWS, OLD), scored(store, "new", ROWS[::-1], NEW)
     with pytest.raises(Corrupt, match="row by row"):
-        Launcher(store).build(Evaluate(EvaluationSettings(), 0, 0.5, pairs, old, new, (shard,), (shard,)))
+        Launcher(store).build(Evaluate(EvaluationSettings(), 0, 0.5, pairs, old, old, new, (shard,), (shard,)))

@@ -273,7 +273,7 @@ def test_validation_rows_have_a_file_of_their_own_where_they_are_asked_for(tmp_p
     assert ids(chosen)["test"] == ids(plain)["test"]
     assert sorted(ids(chosen)["train"] + validation) == sorted(ids(plain)["train"])
     assert "5 held out, 4 to choose on" in chosen.facts["message"]
-    with pytest.raises(BadInput, match="data.test_size=5 and data.validation_size=15 leave none to train on; lower them"):
+    with pytest.raises(BadInput, match=r"data\.test_size=5 and data\.validation_size=15 leave none to train on; lower them"):
         run(tmp_path, text, test_size=5, validation_size=15)
 
 
