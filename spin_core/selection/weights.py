@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from spin_core.contracts.rows import CHOICE, EPOCHS
-from spin_core.players.files import INDEX, header, weight_files
+from spin_core.players.files import INDEX, header, read_json, weight_files
 from spin_core.runtime.errors import Corrupt
 from spin_core.selection.choice import START, Candidate
 
@@ -32,24 +33,46 @@ def blend(start: Path, end: Path, gamma: float, out: Path) -> None:
 
     Raises Corrupt where the two models do not have the same weights.
     """
-    place = {name: file for file in weight_files(start) for name in header(file)}
-    missing = {name for file in weight_files(end) for name in header(file)} ^ place.keys()
-    if missing:
-        raise Corrupt(f"{start} and {end} do not have the same weights, first {min(missing)}", remedy="remove the second and run again")
+    place = _common(start, end)
     with ExitStack() as files:
         opened = {file: files.enter_context(safe_open(file, "pt")) for file in {*place.values()}}
         for file in weight_files(end):
             with safe_open(file, "pt") as content:
-                names = content.keys()
+                names = place.keys() & content.keys()
                 found = {name: _between(opened[place[name]].get_tensor(name), content.get_tensor(name), gamma) for name in names}
-                save_file(found, out / file.name, metadata={"format": "pt"})
+                if found:
+                    save_file(found, out / file.name, metadata={"format": "pt"})
             del found
     if (end / INDEX).is_file():
-        shutil.copyfile(end / INDEX, out / INDEX)
+        index = read_json(end / INDEX)
+        index["weight_map"] = {name: file for name, file in index["weight_map"].items() if name in place}
+        (out / INDEX).write_text(json.dumps(index))
 
 
 def _between(start: Tensor, end: Tensor, gamma: float) -> Tensor:
     return torch.lerp(start.float(), end.float(), gamma) if end.is_floating_point() else end
+
+
+def _common(start: Path, end: Path) -> dict[str, Path]:
+    """θ_t's file of each weight that both models have.
+
+    Sharded training saves a head that is tied to the embedding a second time, so what only one model has may be a copy of
+    another of its weights; loading ties them again. Anything else is Corrupt.
+    """
+    places = [{name: file for file in weight_files(folder) for name in header(file)} for folder in (start, end)]
+    both = places[0].keys() & places[1].keys()
+    for place in places:
+        for name in sorted(place.keys() - both):
+            if not any(_same(place, name, other) for other in both):
+                raise Corrupt(f"{start} and {end} do not have the same weights, first {name}", remedy="remove the second and run again")
+    return {name: file for name, file in places[0].items() if name in both}
+
+
+def _same(place: dict[str, Path], name: str, other: str) -> bool:
+    if header(place[name])[name]["shape"] != header(place[other])[other]["shape"]:
+        return False
+    with safe_open(place[name], "pt") as one, safe_open(place[other], "pt") as two:
+        return torch.equal(one.get_tensor(name), two.get_tensor(other))
 
 
 def scored_folder(job: dict[str, Any], candidate: Candidate, work: Path) -> Path:
