@@ -51,7 +51,7 @@ def _score(job: dict[str, Any]) -> None:
 
 
 def _read(file: Path) -> Rows:
-    """The rows with the human answer on both sides: a tree with one branch, whose other side costs nothing."""
+    """The rows with the human answer on both sides: packed, that is a tree of one branch, and the other side costs nothing."""
     table = pq.read_table(file, columns=["prompt_ids", "real_ids"])
     prompts, answers = (id_lists(table[name]) for name in table.column_names)
     return list(zip(prompts, answers, answers, strict=True))

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from spin_core.contracts.rows import CHOICE, ENCODED, EPOCHS
 from spin_core.contracts.tables import write_rows
 from spin_core.recipe import ModelSettings, TrainingSettings
-from spin_core.runtime import process
+from spin_core.runtime import devices, process
 from spin_core.runtime.errors import ChildCrash, Corrupt
 from spin_core.runtime.launcher import Launcher
 from spin_core.selection import job
@@ -187,6 +187,28 @@ def test_the_best_epoch_is_taken(world: World, in_process: None) -> None:
     assert both.facts["nll"] <= chosen.facts["nll"]
     ends = world.choose(trained, line_search=[0.25])
     assert ends.facts["candidates"] == 3  # epochs that are there but not asked for take no part
+
+
+def test_every_device_scores_and_none_scores_what_another_has(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two jobs side by side, each with a device of its own, take candidates as they get on; a third writes what was taken."""
+    hold, seen = devices._try_to_hold, list[tuple[str, int, bool]]()
+    monkeypatch.setattr(devices, "_try_to_hold", lambda group, folder: hold(group, tmp_path / "locks"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "none-0,none-1")
+    logps, times = job._logps, list[str]()
+    monkeypatch.setattr(job, "_logps", lambda work, *rest: times.append(work["model"]) or logps(work, *rest))
+
+    def run_job(_module: str, work: dict[str, Any], *_: Any, env: dict[str, str], part: int, **__: Any) -> None:
+        seen.append((env.get("CUDA_VISIBLE_DEVICES", ""), part, "take" in work))
+        job._work(work)
+
+    monkeypatch.setattr(process, "run_job", run_job)
+    trained = world.trained(40.0)
+    chosen = world.choose(trained, Store(tmp_path), line_search=GAMMAS)
+    assert sorted(seen[:2]) == [("none-0", 0, False), ("none-1", 1, False)]
+    assert [written for _, _, written in seen] == [False, False, True]
+    assert len(times) == len(set(times)) == len(GAMMAS) + 2
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert chosen.facts["gamma"] == world.choose(trained, line_search=GAMMAS).facts["gamma"]
 
 
 def test_models_that_do_not_match_are_not_mixed(world: World, tmp_path: Path) -> None:
