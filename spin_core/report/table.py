@@ -119,7 +119,7 @@ def show(store: Store, recipe: Recipe, console: Console) -> None:
     rows = rows_for(store, recipe)
     results = Table(title=f"{recipe.name}: held-out results")
     for column in rows[0]:
-        results.add_column(column, justify="left" if column == "model" else "right")
+        results.add_column(column, justify="left" if column == "model" else "right", no_wrap=column == "model")
     for row in rows:
         results.add_row(*row.values())
     console.print(results)
