@@ -6,6 +6,7 @@ answers have left to win, only the second is there, and it takes mass from where
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ Nats = NDArray[np.float64]
 _ENOUGH = 20  # pairs; with fewer a mean says little
 _PUSHED_DOWN = 0.9  # share of the margin
 _LENGTH = 0.2  # relative change
-_UNFINISHED = 0.05  # rise of the share
+_UNFINISHED = 0.05  # rise of the share, and more than sampling makes of it: two standard errors
 _DIFFERING = 0.1  # share of the pairs
 _ENTROPY = 0.5  # of θ_t's
 
@@ -108,7 +109,7 @@ def _of_the_players(held: Held, figures: Mapping[str, float | None]) -> dict[str
         found["length"] = (
             f"sampled answers became {abs(length - 1):.0%} {how} ({tokens}): the model learns length, where contents should differ"
         )
-    if after["unfinished"] - before["unfinished"] > _UNFINISHED:
+    if after["unfinished"] - before["unfinished"] > max(_UNFINISHED, 2 * _error_of_shares(before, after, "unfinished")):
         shares = f"{before['unfinished']:.1%} to {after['unfinished']:.1%}"
         found["unfinished"] = f"sampled answers without an end went from {shares}: the model unlearns to end its turn"
     differing = figures["differing"]
@@ -120,3 +121,8 @@ def _of_the_players(held: Held, figures: Mapping[str, float | None]) -> dict[str
         nats = f"{before['entropy']:.1f} to {after['entropy']:.1f} nats an answer"
         found["entropy"] = f"the entropy of the model's own answers fell to {entropy:.0%} of θ_t's ({nats}): it repeats a few of them"
     return found
+
+
+def _error_of_shares(before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> float:
+    """The standard error of the difference of two shares of `rows` answers each."""
+    return math.sqrt(sum(player[name] * (1 - player[name]) / player["rows"] for player in (before, after)))

@@ -7,7 +7,7 @@ import pytest
 
 from spin_core.evaluation.diagnostics import Held, diagnose
 
-SOUND = {"check_accuracy": 0.5, "nll": 0.4, "answer_tokens": 10.0, "unfinished": 0.02, "entropy": 8.0}
+SOUND = {"check_accuracy": 0.5, "nll": 0.4, "answer_tokens": 10.0, "unfinished": 0.02, "entropy": 8.0, "rows": 500}
 
 
 def held(real: float = 2.0, generated: float = -1.0, left: float = 6.0, count: int = 40, pairs: int = 50, **after: Any) -> Held:
@@ -66,6 +66,7 @@ def test_each_one_has_its_sentence(case: Held, name: str, says: str) -> None:
         held(check_accuracy=None, nll=0.9),
         held(nll=0.9),
         held(answer_tokens=11.9, unfinished=0.06, entropy=4.1),
+        held(unfinished=0.08, rows=24),  # two answers more: less than two standard errors of 0.055
         held(1.0, -8.9, 10.0),  # 0.899 of the margin
         held(0.0, 0.0),  # the player is θ_t
         held(-3.0, -5.0, count=10),  # too few to say
