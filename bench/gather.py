@@ -138,7 +138,7 @@ def main() -> None:
         for number in range(options.repetitions):
             times["copy"].append(copy(files, Path(folder) / "copy"))
             started = time.perf_counter()
-            pairs = join(store, number, prompts, encoded, train, test, None)
+            pairs = join(store, number, prompts, encoded, train, test)
             times["gather"].append(time.perf_counter() - started)
             assert pairs.facts["pairs"] == options.rows
             shutil.rmtree(pairs.path)

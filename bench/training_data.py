@@ -86,7 +86,7 @@ def _gather(store: Store, recipe: Recipe, iteration: int, model: Ref, prompts: R
             list(threads.map(lambda shard: generate(store, shard, pool), shards(recipe, model, encoded, split, "bench")))
             for split in ("train", "test")
         )
-    return join(store, iteration, prompts, encoded, train, test, previous)
+    return join(store, iteration, prompts, encoded, train, test, [previous] if previous else ())
 
 
 def _is_long(row: dict[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from flows.iteration import Played, play
 from flows.session import SHARDS_IN_FLIGHT, session
 from spin_core.campaign.rules import no_more_to_win
 from spin_core.recipe import Recipe
+from spin_core.runtime.progress import tell
 from tasks.report import report
 
 
@@ -29,7 +30,8 @@ def spin_campaign(recipe: Recipe, overrides: list[str] | None = None, recipe_fil
         for iteration in range(len(run.recipe.iterations)):
             played = play(run, iteration, played)
             report(run.store, run.recipe, iteration)
-            if no_more_to_win(run.recipe.stop, run.ledger.turns()[iteration].metrics):
+            if reason := no_more_to_win(run.recipe.stop, run.ledger.turns()[iteration]):
+                tell(f"iter-{iteration} · the campaign ends here", reason)
                 break
         assert played is not None  # a recipe has at least one iteration
         return str(played.model.path)

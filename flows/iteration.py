@@ -25,7 +25,7 @@ class Played:
     """What an iteration made, and the next one starts from."""
 
     model: Ref
-    pairs: Ref
+    pairs: tuple[Ref, ...]  # its own and those of all iterations before it, in order
 
 
 def play(run: Session, iteration: int, before: Played | None) -> Played:
@@ -38,23 +38,27 @@ def _play(run: Session, iteration: int, before: Played | None) -> Played:
     turn = run.turn(iteration)
     prompts, start = run.do(turn.prompts()), run.do(turn.start())  # bad data is found sooner than a model is loaded
     encoded = run.do(turn.encoded(start, prompts))
-    opponent = before.model if before else start
+    opponent, earlier = (before.model, before.pairs) if before else (start, ())
+    origin = turn.origin(start, opponent)
 
     test = run.sample(turn.shards(opponent, encoded, "test"))
     train = run.sample(turn.shards(opponent, encoded, "train"))
     run.free_devices()
-    pairs = run.do(turn.pairs(prompts, encoded, train, test, before.pairs if before else None))
-    reference = run.do(turn.reference(opponent, pairs))
-    player = run.do(turn.player(opponent, pairs, reference))
-    scored = run.do(turn.scored(player, pairs))
+    pairs = run.do(turn.pairs(prompts, encoded, train, test, earlier))
+    reference = run.do(turn.reference(origin, opponent, pairs))
+    held_out = reference if origin == opponent else run.do(turn.held_out(opponent, pairs))
+    trained = run.do(turn.player(origin, pairs, reference))
+    player = run.do(turn.choice(opponent, trained, encoded)) if turn.chooses else trained
+    scored = run.do(turn.held_out(player, pairs))
     new = run.sample(turn.shards(player, encoded, "test"))  # these engines stay up for the next turn
-    verdict = run.do(turn.verdict(pairs, reference, scored, test, new))
+    verdict = run.do(turn.verdict(pairs, reference, held_out, scored, test, new))
 
     made = {"prompts": prompts, "start": start, "encoded": encoded, "opponent": opponent, "pairs": pairs, "reference": reference}
     made |= {"model": player, "scored": scored, "evaluation": verdict}
+    made |= {name: ref for name, ref in (("held_out", held_out), ("trained", trained)) if ref not in (reference, player)}
     run.ledger.note(iteration, run.recipe, {**made, "test_shards": test, "train_shards": train, "new_shards": new})
     link(run.store, run.recipe.name)
-    return Played(player, pairs)
+    return Played(player, (*earlier, pairs))
 
 
 @flow(name="spin-iteration", task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_IN_FLIGHT), persist_result=False, log_prints=False)

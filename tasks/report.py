@@ -13,10 +13,10 @@ from prefect.cache_policies import NO_CACHE
 from spin_core.campaign.ledger import Turn
 from spin_core.recipe import Recipe
 from spin_core.report.page import pictures
-from spin_core.report.table import LEGEND, played_turns, rows_for
+from spin_core.report.table import LEGEND, played_turns, rows_for, warnings_of
 from spin_core.store import Store
 
-_STAGES = ("prompts", "opponent", "pairs", "reference", "model", "evaluation")
+_STAGES = ("prompts", "opponent", "pairs", "reference", "trained", "model", "evaluation")
 
 
 @task(task_run_name="iter-{iteration} · report", cache_policy=NO_CACHE, persist_result=False)
@@ -29,6 +29,7 @@ def report(store: Store, recipe: Recipe, iteration: int) -> None:
         f"# {recipe.name} · iteration {iteration}",
         *_table(rows),
         f"*{LEGEND}*",
+        *warnings_of(turns),
         # an image artifact would show its whole data URL; markdown shows the picture
         *(f"![{name}](data:image/png;base64,{data})" for name, data in pictures(turns).items()),
         "## Made of",
@@ -40,7 +41,7 @@ def report(store: Store, recipe: Recipe, iteration: int) -> None:
 def _lineage(turn: Turn, folder: Path, campaign: str) -> list[str]:
     """The iteration's artifacts and their parents, with a link to the iteration that made the opponent."""
     rows = []
-    for name in _STAGES:
+    for name in filter(turn.made.__contains__, _STAGES):
         manifest = turn.ref(name).manifest
         kinds = Counter(parent["kind"] for parent in manifest["parents"])
         parents = [f"`{p['kind']}/{p['digest'][:12]}`" for p in manifest["parents"] if p["kind"] != "shard"]

@@ -44,10 +44,10 @@ def join(
     encoded: Ref,
     train: Sequence[Ref],
     test: Sequence[Ref],
-    carried: Ref | None = None,
+    carried: Sequence[Ref] = (),
     keep_identical: bool = False,
 ) -> Ref:
-    return Launcher(store).build(Gather(iteration, prompts, encoded, tuple(train), tuple(test), carried, keep_identical))
+    return Launcher(store).build(Gather(iteration, prompts, encoded, tuple(train), tuple(test), tuple(carried), keep_identical))
 
 
 def score(store: Store, recipe: Recipe, model: Ref, pairs: Ref, splits: tuple[str, ...] = ("train", "test")) -> Ref:

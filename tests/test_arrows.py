@@ -13,15 +13,17 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("spin_core", "tasks", "flows")
 FORBIDDEN = {"spin_core": {"prefect", "flows", "tasks"}, "tasks": {"flows"}}
 # in spin_core, who may not know whom: what is below knows nothing of what is above
+STAGES = {"sources", "players", "encoding", "generation", "pairs", "scoring", "training", "selection", "evaluation"}
 BELOW = {
-    "contracts": {"store", "recipe", "sources", "players", "encoding", "generation", "pairs", "lm", "scoring", "training", "evaluation"},
-    "recipe": {"store", "sources", "players", "encoding", "generation", "pairs", "lm", "scoring", "training", "evaluation", "campaign"},
-    "store": {"sources", "players", "encoding", "generation", "pairs", "lm", "scoring", "training", "evaluation", "campaign"},
-    "runtime": {"sources", "players", "encoding", "generation", "pairs", "lm", "scoring", "training", "evaluation", "campaign"},
-    "lm": {"sources", "players", "encoding", "generation", "pairs", "scoring", "training", "evaluation", "campaign", "report"},
-    "generation": {"pairs", "scoring", "training", "evaluation", "campaign", "report"},
-    "training": {"evaluation", "generation", "campaign", "report"},
-    "evaluation": {"generation", "training", "campaign", "report"},
+    "contracts": {"store", "recipe", "lm", *STAGES},
+    "recipe": {"store", "lm", *STAGES},
+    "store": {"lm", *STAGES},
+    "runtime": {"lm", *STAGES},
+    "lm": STAGES,
+    "generation": {"pairs", "scoring", "training", "selection", "evaluation"},
+    "training": {"generation", "selection", "evaluation"},
+    "selection": {"generation", "pairs", "training", "evaluation"},
+    "evaluation": {"generation", "training", "selection"},
 }
 ABOVE = {"campaign", "report", "inspect", "official"}  # nobody below these imports them
 

@@ -43,6 +43,11 @@ class Turn:
         found = self.made[name]
         return (found,) if isinstance(found, Ref) else found
 
+    @property
+    def trained(self) -> Ref:
+        """What came out of training: the model itself, where nothing was chosen."""
+        return self.ref("trained" if "trained" in self.made else "model")
+
 
 class Ledger:
     """A campaign's ledger in a store."""

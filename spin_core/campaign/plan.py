@@ -26,7 +26,7 @@ class Line:
 def survey(store: Store, recipe: Recipe) -> Iterator[Line]:
     """A line a stage, in the order in which they run; an iteration's shards are one. Ends where what would come cannot be named yet."""
     turns = {turn.iteration: turn for turn in Ledger(store, recipe.name).turns()}
-    before: tuple[Ref, Ref] | None = None
+    before: tuple[Ref, tuple[Ref, ...]] | None = None
     for iteration in range(len(recipe.iterations)):
         look = _Look(store, TurnStages.of(recipe, iteration, store.home), turns.get(iteration))
         before = look.walk(before)
@@ -40,23 +40,27 @@ class _Look:
         self._store, self._stages, self._turn = store, stages, turn
         self.lines: list[Line] = []
 
-    def walk(self, before: tuple[Ref, Ref] | None) -> tuple[Ref, Ref] | None:
-        """Looks at one iteration; returns its model and pairs, or None where their names depend on what is not there."""
+    def walk(self, before: tuple[Ref, tuple[Ref, ...]] | None) -> tuple[Ref, tuple[Ref, ...]] | None:
+        """Looks at one iteration; returns its model and all pairs so far, or None where their names depend on what is not there."""
         stages = self._stages
         start, prompts = self._see("start", stages.start()), self._see("prompts", stages.prompts())
         encoded = self._see("encoded", stages.encoded(start, prompts))
         if not encoded.done:
-            self.lines += [Line(stages.iteration, name, False) for name in ("answers", "pairs", "reference", "model", "evaluation")]
+            names = ("answers", "pairs", "reference", *(["trained"] if stages.chooses else []), "model", "evaluation")
+            self.lines += [Line(stages.iteration, name, False) for name in names]
             return None
-        opponent = before[0] if before else start
+        opponent, earlier = before or (start, ())
+        origin = stages.origin(start, opponent)
         test, train = (self._see_all(name, stages.shards(opponent, encoded, name)) for name in ("test", "train"))
-        pairs = self._see("pairs", stages.pairs(prompts, encoded, train, test, before[1] if before else None))
-        reference = self._see("reference", stages.reference(opponent, pairs))
-        player = self._see("model", stages.player(opponent, pairs, reference))
-        scored = self._see("scored", stages.scored(player, pairs))
+        pairs = self._see("pairs", stages.pairs(prompts, encoded, train, test, earlier))
+        reference = self._see("reference", stages.reference(origin, opponent, pairs))
+        held_out = reference if origin == opponent else self._see("held_out", stages.held_out(opponent, pairs))
+        trained = self._see("trained" if stages.chooses else "model", stages.player(origin, pairs, reference))
+        player = self._see("model", stages.choice(opponent, trained, encoded)) if stages.chooses else trained
+        scored = self._see("scored", stages.held_out(player, pairs))
         new = self._see_all("new", stages.shards(player, encoded, "test"))
-        self._see("evaluation", stages.verdict(pairs, reference, scored, test, new))
-        return player, pairs
+        self._see("evaluation", stages.verdict(pairs, reference, held_out, scored, test, new))
+        return player, (*earlier, pairs)
 
     def _see(self, name: str, stage: Stage) -> Ref:
         spec = stage.spec()
@@ -75,6 +79,7 @@ class _Look:
 
     def _why(self, name: str, spec: Spec) -> str:
         """Which keys of the recipe make it another artifact than the one that the campaign has."""
+        name = self._noted(name)
         if self._turn is None or name not in self._turn.made:
             return ""
         old = self._turn.refs(name)[0]
@@ -87,6 +92,15 @@ class _Look:
         if changed:
             return f"again, because {', '.join(changed)} changed"
         return "again, because a stage before it would run again"
+
+    def _noted(self, name: str) -> str:
+        """What the ledger calls it: what was trained is the model of a turn in which nothing was chosen."""
+        if self._turn and name in _TRAINING and ("trained" in self._turn.made) != self._stages.chooses:
+            return _TRAINING[name]
+        return name
+
+
+_TRAINING = {"trained": "model", "model": "trained"}
 
 
 def _differences(old: Any, new: Any, at: str = "") -> Iterator[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from spin_core.campaign.ledger import Turn, settings_of
 from spin_core.recipe import Recipe, StopSettings
+from spin_core.selection.stage import nothing_won
 
 
 def next_iteration(turns: Sequence[Turn], recipe: Recipe) -> tuple[int | None, str]:
@@ -14,8 +14,8 @@ def next_iteration(turns: Sequence[Turn], recipe: Recipe) -> tuple[int | None, s
     done = played(turns, recipe)
     if len(done) == len(recipe.iterations):
         return None, f"campaign {recipe.name} has all its {len(done)} iterations; add an entry to `iterations` to go on"
-    if done and no_more_to_win(recipe.stop, done[-1].metrics):
-        return None, f"campaign {recipe.name} was stopped after iteration {len(done) - 1} by its stop rule; change `stop` to go on"
+    if done and (reason := no_more_to_win(recipe.stop, done[-1])):
+        return None, f"campaign {recipe.name} was stopped after iteration {len(done) - 1} by its stop rule: {reason}"
     return len(done), ""
 
 
@@ -29,9 +29,12 @@ def played(turns: Sequence[Turn], recipe: Recipe) -> list[Turn]:
     return found
 
 
-def no_more_to_win(stop: StopSettings, metrics: Mapping[str, Any]) -> bool:
-    """Whether held-out check accuracy rose by less than the stop rule asks for."""
-    before, after = (metrics[who]["check_accuracy"] for who in ("before", "after"))
-    if stop.min_accuracy_gain is None or before is None or after is None:
-        return False
-    return bool(after - before < stop.min_accuracy_gain)
+def no_more_to_win(stop: StopSettings, turn: Turn) -> str:
+    """Why a campaign ends after this turn, with the key that would have it go on; empty where it goes on."""
+    if stop.nothing_won and nothing_won(turn.ref("model")):
+        return "its line search found no model better than the opponent; set stop.nothing_won=false to go on"
+    before, after = (turn.metrics[who]["check_accuracy"] for who in ("before", "after"))
+    if stop.min_accuracy_gain is None or before is None or after is None or after - before >= stop.min_accuracy_gain:
+        return ""
+    won = f"held-out checks went from {before:.1%} to {after:.1%}, a gain under {stop.min_accuracy_gain:.1%}"
+    return f"{won}; change stop.min_accuracy_gain to go on"

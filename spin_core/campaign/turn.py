@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from spin_core.pairs.stage import Gather
 from spin_core.players.stage import Import
 from spin_core.recipe import Recipe
 from spin_core.scoring.stage import Score
+from spin_core.selection.stage import Choose
 from spin_core.sources.stage import Prompts
 from spin_core.store import Ref
 from spin_core.training.stage import Train
@@ -51,23 +53,37 @@ class TurnStages:
         """A player's answers to the prompts of a split."""
         return shards(self.recipe, player, encoded, split, self.label, total)
 
-    def pairs(self, prompts: Ref, encoded: Ref, train: tuple[Ref, ...], test: tuple[Ref, ...], before: Ref | None) -> Gather:
-        """Human and sampled answers; `before` are the pairs of the iteration before."""
-        carried = before if self.recipe.carry_over else None
+    def pairs(self, prompts: Ref, encoded: Ref, train: tuple[Ref, ...], test: tuple[Ref, ...], before: Sequence[Ref]) -> Gather:
+        """Human and sampled answers; `before` are the pairs of all earlier iterations, in order."""
+        depth = len(before) if self.recipe.training.start == "initial" else self.recipe.carry_over
+        carried = tuple(reversed(before))[:depth]
         return Gather(self.iteration, prompts, encoded, train, test, carried, self.recipe.training.keeps_identical)
 
-    def reference(self, opponent: Ref, pairs: Ref) -> Score:
-        """The pairs under θ_t."""
-        return Score(self.recipe.training, opponent, pairs, self.label)
+    def origin(self, start: Ref, opponent: Ref) -> Ref:
+        """The model that training starts from: θ_t, or θ_0 anew."""
+        return start if self.recipe.training.start == "initial" else opponent
 
-    def player(self, opponent: Ref, pairs: Ref, reference: Ref) -> Train:
-        """θ_{t+1}."""
-        return Train(self.recipe.training, opponent, pairs, reference, self.label, f"{self.recipe.name}-{self.label}")
+    def reference(self, origin: Ref, opponent: Ref, pairs: Ref) -> Score:
+        """The pairs under the model that training starts from; the held-out ones only where that is θ_t."""
+        return Score(self.recipe.training, origin, pairs, self.label, ("train", "test") if origin == opponent else ("train",))
 
-    def scored(self, player: Ref, pairs: Ref) -> Score:
-        """The held-out pairs under θ_{t+1}."""
+    def player(self, origin: Ref, pairs: Ref, reference: Ref) -> Train:
+        """The trained model: θ_{t+1} where nothing is chosen."""
+        return Train(self.recipe.training, origin, pairs, reference, self.label, f"{self.recipe.name}-{self.label}")
+
+    @property
+    def chooses(self) -> bool:
+        """Whether θ_{t+1} is chosen on validation rows."""
+        return self.recipe.training.chooses
+
+    def choice(self, opponent: Ref, trained: Ref, encoded: Ref) -> Choose:
+        """θ_{t+1}, chosen from what lies between θ_t and the trained model."""
+        return Choose(self.recipe.training, opponent, trained, encoded, self.label)
+
+    def held_out(self, player: Ref, pairs: Ref) -> Score:
+        """The held-out pairs under θ_{t+1}, or under θ_t where the reference is another model."""
         return Score(self.recipe.training, player, pairs, self.label, ("test",))
 
-    def verdict(self, pairs: Ref, reference: Ref, scored: Ref, old: tuple[Ref, ...], new: tuple[Ref, ...]) -> Evaluate:
-        """What the turn won."""
-        return Evaluate(self.recipe.evaluation, self.iteration, self.recipe.training.beta, pairs, reference, scored, old, new)
+    def verdict(self, pairs: Ref, reference: Ref, before: Ref, scored: Ref, old: tuple[Ref, ...], new: tuple[Ref, ...]) -> Evaluate:
+        """What the turn won; `before` has the held-out scores under θ_t."""
+        return Evaluate(self.recipe.evaluation, self.iteration, self.recipe.training.beta, pairs, reference, before, scored, old, new)

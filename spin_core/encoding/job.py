@@ -27,7 +27,7 @@ def _work(job: dict[str, Any]) -> None:
     encoder.ends.write(out)
     facts: dict[str, Any] = {}
     with TableWriter(out / "left_out.parquet", REJECTED) as left_out:
-        for split in ("train", "test"):
+        for split in encoder.sizes:
             with TableWriter(out / f"{split}.parquet", ENCODED) as sink:
                 for rows, rejected in encoder.tables(split):
                     sink.write(rows)
@@ -51,7 +51,8 @@ class _Encoder:
         self._refused = Refused
         self._renderer = Renderer(Path(job["model"]), job["chat_template_kwargs"])
         self.ends = self._renderer.ends
-        self._files = {split: Path(job["prompts"]) / f"{split}.parquet" for split in ("train", "test")}
+        files = {split: Path(job["prompts"]) / f"{split}.parquet" for split in ("train", "test", "validation")}
+        self._files = {split: file for split, file in files.items() if file.exists()}
         self._prompt_limit, self._answer_limit = job["max_prompt_tokens"], job["max_new_tokens"]
         self.sizes = {split: count_rows(file) for split, file in self._files.items()}
         self._first, self.remedy = "", ""

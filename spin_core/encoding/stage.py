@@ -20,7 +20,7 @@ STAGE_VERSION = 3
 
 @dataclass(frozen=True)
 class Encode:
-    """`train.parquet` and `test.parquet` with row_id, prompt_ids [P], real_ids [C], in the order of the prompts.
+    """A parquet file for each of the prompts', with row_id, prompt_ids [P], real_ids [C], in their order.
 
     Rows that cannot be used (too long, refused by the template, …) are listed in left_out.parquet; ends.json says what ends a turn.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 from spin_core.contracts.checks import check_answer
 from spin_core.contracts.rows import SCORES, SCORES_OF, TEST_FILE
 from spin_core.contracts.tables import read_rows, write_rows
+from spin_core.evaluation.diagnostics import Held, diagnose
 from spin_core.recipe import EvaluationSettings
 from spin_core.recipe.identity import identity
 from spin_core.runtime.launcher import Launcher
@@ -20,14 +21,14 @@ from spin_core.scoring.beta import Surprise
 from spin_core.scoring.scores import read_scores
 from spin_core.store import Ref, Spec
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 _COLUMNS = ["row_id", "real", "check", "real_ids", "generated_ids"]
 SAMPLES = pa.schema([(name, pa.string()) for name in ("prompt", "real", "before", "after")])
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Compares θ_t (`reference`) and θ_{t+1} (`scored`) on the held-out rows; writes metrics.json and samples.parquet.
+    """Compares θ_t (`before`) and θ_{t+1} (`scored`) on the held-out rows; writes metrics.json and samples.parquet.
 
     Figures only: no model, no device. The game is the paper's: the main player must tell the human answer from the opponent's.
     A pair counts as won where the implicit reward β·(log p_new − log p_old) of the human answer is the larger one.
@@ -37,7 +38,8 @@ class Evaluate:
     iteration: int
     beta: float | Literal["auto"]
     pairs: Ref
-    reference: Ref
+    reference: Ref  # of the training: what `beta: auto` is
+    before: Ref  # the same, but where training did not start from θ_t
     scored: Ref
     old_answers: tuple[Ref, ...]
     new_answers: tuple[Ref, ...]
@@ -50,23 +52,27 @@ class Evaluate:
     def spec(self) -> Spec:
         """β, what is shown, and what is compared."""
         params = {"iteration": self.iteration, "training": {"beta": self.beta}, "evaluation": identity(self.settings)}
-        return Spec("evaluation", STAGE_VERSION, params, (self.pairs, self.reference, self.scored, *self.old_answers, *self.new_answers))
+        scores = (self.reference, *([self.before] if self.before != self.reference else []), self.scored)
+        return Spec("evaluation", STAGE_VERSION, params, (self.pairs, *scores, *self.old_answers, *self.new_answers))
 
-    def run(self, out: Path, on: Launcher) -> None:
-        """Computes the figures here."""
+    def run(self, out: Path, on: Launcher) -> dict[str, Any]:
+        """Computes the figures here; what is out of bounds is told."""
         file = self.pairs.path / TEST_FILE
         rows = read_rows(file, _COLUMNS)
-        before, after = (read_scores(ref.path / SCORES_OF["test"], file) for ref in (self.reference, self.scored))
+        before, after = (read_scores(ref.path / SCORES_OF["test"], file) for ref in (self.before, self.scored))
         old_by_id, new_by_id = _answers(self.old_answers), _answers(self.new_answers)
-        metrics = {
+        metrics: dict[str, Any] = {
             "iteration": self.iteration,
             "before": _player(rows, before, old_by_id),
             "after": _player(rows, after, new_by_id),
             "game": _game(rows, before, after, Surprise.read(self.reference.path).resolve(self.beta)),
         }
+        diagnosis = diagnose(_held(rows, before, after, metrics))
+        metrics["diagnostics"] = asdict(diagnosis)
         (out / "metrics.json").write_text(json.dumps(metrics, indent=1))
         shown = [_sample(row, old_by_id, new_by_id) for row in rows if row["row_id"] in new_by_id]
         write_rows(out / "samples.parquet", shown[: self.settings.sample_prompts], SAMPLES)
+        return {"warnings": list(diagnosis.warnings.values())}
 
 
 def _answers(shards: tuple[Ref, ...]) -> dict[str, dict[str, Any]]:
@@ -75,7 +81,7 @@ def _answers(shards: tuple[Ref, ...]) -> dict[str, dict[str, Any]]:
 
 
 def _player(rows: list[dict[str, Any]], scores: pa.Table, answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """How one model does alone: share of right answers, nats a token on the human answers, its own answers' lengths."""
+    """How one model does alone: share of right answers, nats a token on the human answers, its own answers' lengths and entropy."""
     given = [answers[row["row_id"]] for row in rows if row["row_id"] in answers]
     checked = [(row, answers[row["row_id"]]) for row in rows if row["check"] and row["row_id"] in answers]
     right = [check_answer(json.loads(row["check"]), answer["generated"]) for row, answer in checked]
@@ -84,14 +90,31 @@ def _player(rows: list[dict[str, Any]], scores: pa.Table, answers: dict[str, dic
         "nll": -sum(scores["real_logp"].to_pylist()) / sum(len(row["real_ids"]) for row in rows),
         "answer_tokens": sum(len(answer["generated_ids"]) for answer in given) / max(1, len(given)),
         "unfinished": sum(answer["finish_reason"] == "length" for answer in given) / max(1, len(given)),
+        "entropy": _entropy(given),
         "rows": len(rows),
     }
 
 
+def _entropy(answers: list[dict[str, Any]]) -> float | None:
+    """Nats an answer, estimated by the log-probs with which the engine drew them; None where it gave none."""
+    logps = [logp for answer in answers if (logp := answer.get("logp")) is not None]
+    return -sum(logps) / len(logps) if logps else None
+
+
+def _held(rows: list[dict[str, Any]], before: pa.Table, after: pa.Table, metrics: dict[str, Any]) -> Held:
+    differ = _differ(rows)
+    real, generated = ((after[name].to_numpy() - before[name].to_numpy())[differ] for name in SCORES.names)
+    return Held(real, generated, -before["real_logp"].to_numpy()[differ], len(rows), metrics["before"], metrics["after"])
+
+
+def _differ(rows: list[dict[str, Any]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which pairs [N] have two answers."""
+    return np.array([row["real_ids"] != row["generated_ids"] for row in rows], dtype=bool)
+
+
 def _game(rows: list[dict[str, Any]], before: pa.Table, after: pa.Table, beta: float) -> dict[str, Any]:
     gained_real, gained_generated = (after[name].to_numpy() - before[name].to_numpy() for name in SCORES.names)
-    differ = np.array([row["real_ids"] != row["generated_ids"] for row in rows], dtype=bool)
-    margins = beta * (gained_real - gained_generated)[differ]
+    margins = beta * (gained_real - gained_generated)[_differ(rows)]
     count = max(1, len(margins))
     return {"accuracy": float((margins > 0).sum()) / count, "margin": float(margins.sum()) / count, "pairs": len(margins)}
 

@@ -51,7 +51,9 @@ def _look_at_stages(found: Findings, store: Store, recipe: Recipe, console: Cons
     encoded = _encoded(found, on, fitting, model, prompts) if model and prompts else None
     if encoded:
         facts = encoded.facts
-        rendered = f"{facts['train']:,} rows to train on, {facts['test']:,} held out, each prompt an exact prefix of its conversation"
+        rendered = f"{facts['train']:,} rows to train on, {facts['test']:,} held out, "
+        rendered += f"{facts['validation']:,} to choose on, " if "validation" in facts else ""
+        rendered += "each prompt an exact prefix of its conversation"
         found.fact("rendered", rendered + (f"\n{_bad_rows('left out', encoded.path / 'left_out.parquet')}" if facts["left_out"] else ""))
         found.fact("a turn ends in", _ends(read_ends(encoded.path)))
         for warning in facts["warnings"]:

@@ -51,14 +51,19 @@ def _attempt(found: dict[str, Any], work: Any) -> Any:
         return None
 
 
+def _splits(encoded: Path) -> list[tuple[str, Path]]:
+    files = [(split, encoded / f"{split}.parquet") for split in ("train", "test", "validation")]
+    return [(split, file) for split, file in files if file.exists()]
+
+
 def _within_embedding(model: Any, encoded: Path, folder: str) -> None:
     """BadInput for a row with an id that the model has no row for: the import sees to all it can, a template may surprise it."""
     import pyarrow.compute as pc
     from transformers import AutoTokenizer
 
     count = embedding_rows(model)
-    for split in ("train", "test"):
-        for table in iter_tables(encoded / f"{split}.parquet", ["prompt_ids", "real_ids"]):
+    for split, file in _splits(encoded):
+        for table in iter_tables(file, ["prompt_ids", "real_ids"]):
             for name in ("prompt_ids", "real_ids"):
                 highest = pc.max(pc.list_flatten(table[name])).as_py()
                 if highest is not None and highest >= count:
@@ -90,7 +95,7 @@ def _longest(encoded: Path | None, answer: int, prompt: int) -> int:
 
     if encoded is None:
         return prompt + answer
-    tables = (table for split in ("train", "test") for table in iter_tables(encoded / f"{split}.parquet", ["prompt_ids"]))
+    tables = (table for _, file in _splits(encoded) for table in iter_tables(file, ["prompt_ids"]))
     return max((pc.max(pc.list_value_length(table["prompt_ids"])).as_py() or 0 for table in tables), default=prompt) + answer
 
 

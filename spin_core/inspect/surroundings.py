@@ -11,7 +11,7 @@ from pathlib import Path
 
 from spin_core.generation.client import Client
 from spin_core.inspect.findings import Findings
-from spin_core.recipe import Recipe
+from spin_core.recipe import Recipe, TrainingSettings
 from spin_core.runtime import devices
 from spin_core.runtime.errors import BadInput
 from spin_core.runtime.memory import available_memory
@@ -79,8 +79,9 @@ def look_at_size(found: Findings, recipe: Recipe, home: Path, parameters: int) -
     """Whether weights, optimiser and checkpoints fit the memory and the disk; activations are not counted."""
     weights = parameters * _FP32_BYTES
     copies = 1 if recipe.training.lora else _TRAINING_COPIES[recipe.training.optimizer]  # an adapter weighs next to nothing
-    # every iteration keeps a model, and training keeps one checkpoint with the optimiser's moments
-    disk = weights * (len(recipe.iterations) + 1 + copies)
+    # θ_0, what every iteration keeps, and a checkpoint with the optimiser's moments
+    kept = sum(_kept(recipe.at(iteration).training) for iteration in range(len(recipe.iterations)))
+    disk = weights * (1 + kept + copies)
     free = shutil.disk_usage(home).free
     found.fact("disk", f"about {_gib(disk)} GiB, {_gib(free)} GiB free")
     if disk > free:
@@ -94,6 +95,12 @@ def look_at_size(found: Findings, recipe: Recipe, home: Path, parameters: int) -
     if need > have:
         remedy = "take training.lora, or training.sharding=fsdp2 on several GPUs, or a smaller model"
         found.problem(f"training needs about {_gib(need)} GiB of {where} a process, {_gib(have)} are there", remedy=remedy)
+
+
+def _kept(training: TrainingSettings) -> int:
+    """Models that an iteration leaves: what was trained, one an epoch where asked for, and the one that was chosen."""
+    epochs = min(training.epochs, training.stop_after_epochs or training.epochs) if training.choose_epoch else 1
+    return epochs + training.chooses
 
 
 def _gib(size: float) -> str:

@@ -68,14 +68,13 @@ def _counts(counts: Mapping[str, int], keep_identical: bool) -> str:
 
 
 def _carry(job: dict[str, Any], sink: TableWriter) -> int:
-    """Writes the previous iteration's own pairs; returns how many there are."""
-    before = sink.rows
-    if job["carried"]:
-        for table in iter_tables(Path(job["carried"]) / TRAIN_FILE, rows=_BLOCK):
-            table = table.filter(pc.equal(table["iteration"], job["iteration"] - 1))
-            if not job["keep_identical"]:  # the iteration before may have kept them
+    """Writes the own pairs of earlier iterations, the last one first; returns how many there are."""
+    before, ends = sink.rows, read_ends(Path(job["encoded"]))
+    for back, folder in enumerate(job["carried"], 1):
+        for table in iter_tables(Path(folder) / TRAIN_FILE, rows=_BLOCK):
+            table = table.filter(pc.equal(table["iteration"], job["iteration"] - back))
+            if not job["keep_identical"]:  # the earlier iteration may have kept them
                 texts = last_content(table["generated"].combine_chunks())
-                ends = read_ends(Path(job["encoded"]))
                 table = table.filter(pc.invert(_identical(table["real"], table["real_ids"], table["generated_ids"], texts, ends)))
             sink.write(table)
     return sink.rows - before

@@ -16,10 +16,10 @@ STAGE_VERSION = 4
 class Gather:
     """Joins the shards with the human answers into the iteration's pairs.
 
-    `carried` are the pairs of the iteration before: those of its own opponent, not what it carried itself, are mixed into
-    train, as in the paper's iter0+1, iter1+2, …. Pairs with one answer on both sides, whatever ended it, are left out of train
-    but for `keep_identical`: most objectives have no gradient on them. Raises Corrupt, after setting them aside, where files do
-    not match their checksums.
+    `carried` are the pairs of earlier iterations, the last one first: those of their own opponents, not what they carried
+    themselves, are mixed into train, as in the paper's iter0+1, iter1+2, …. Pairs with one answer on both sides, whatever ended
+    it, are left out of train but for `keep_identical`: most objectives have no gradient on them. Raises Corrupt, after setting
+    them aside, where files do not match their checksums.
     """
 
     iteration: int
@@ -27,7 +27,7 @@ class Gather:
     encoded: Ref
     train: tuple[Ref, ...]
     test: tuple[Ref, ...]
-    carried: Ref | None = None
+    carried: tuple[Ref, ...] = ()
     keep_identical: bool = False
 
     @property
@@ -37,7 +37,7 @@ class Gather:
 
     @property
     def _parents(self) -> tuple[Ref, ...]:
-        return (self.prompts, self.encoded, *self.train, *self.test, *([self.carried] if self.carried else []))
+        return (self.prompts, self.encoded, *self.train, *self.test, *self.carried)
 
     def spec(self) -> Spec:
         """The iteration, which each row names, and what is joined."""
@@ -51,5 +51,5 @@ class Gather:
         job |= {split: [str(shard.path) for shard in shards] for split, shards in (("train", self.train), ("test", self.test))}
         parents = {parent["kind"]: parent["digest"] for parent in self.encoded.manifest["parents"]}
         job["model"] = str(on.store.find("model", parents["model"]).path) if "model" in parents else None
-        job |= {"carried": str(self.carried.path) if self.carried else None, "out": str(out), "keep_identical": self.keep_identical}
+        job |= {"carried": [str(pairs.path) for pairs in self.carried], "out": str(out), "keep_identical": self.keep_identical}
         on.job("spin_core.pairs.job", job, f"gather-{self.spec().digest}", f"iter-{self.iteration} · gathering the pairs")

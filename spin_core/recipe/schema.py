@@ -106,6 +106,9 @@ class DataSettings(Group):
     """Use only this many rows (chosen by row id, so independent of their order)."""
     test_size: int = Field(100, ge=1)
     """Held-out rows, never trained on in any iteration."""
+    validation_size: int = Field(0, ge=0)
+    """Rows that choices are made on (`training.line_search`, `training.choose_epoch`): neither trained on nor reported. They are taken
+    after the held-out ones, which stay the same."""
     max_prompt_tokens: int = Field(512, ge=1)
     """Longest context in tokens (paper: 512); longer rows are left out."""
     seed: int = Field(0, ge=0)
@@ -221,6 +224,15 @@ class TrainingSettings(Group):
     """Where else the metrics of every step go; the package must be installed. Settings are the package's own."""
     seed: int = Field(0, ge=0)
     """Order of the pairs."""
+    start: Literal["previous", "initial"] = "previous"
+    """previous trains on from θ_t (paper); initial trains θ_0 anew on the pairs of this iteration and of all earlier ones, with their
+    reference log-probs under θ_0."""
+    choose_epoch: bool = False
+    """Keep one model an epoch, and go on with the one under which the human answers of the validation rows are most likely (nats a
+    token); needs `data.validation_size`. False takes the last (paper)."""
+    line_search: list[Annotated[float, Field(gt=0.0, le=1.0)]] = []
+    """Steps γ, as [0.25, 0.5, 0.75]: of the models θ_t + γ(θ − θ_t) between θ_t and the trained θ, go on with the one that is best on
+    the validation rows. 0 (nothing was won) and 1 always take part; needs `data.validation_size`. Empty takes γ = 1 (paper)."""
 
     @model_validator(mode="after")
     def _losses_that_are_defined(self) -> Self:
@@ -242,6 +254,11 @@ class TrainingSettings(Group):
         return self
 
     @property
+    def chooses(self) -> bool:
+        """Whether the next player is chosen on validation rows."""
+        return self.choose_epoch or bool(self.line_search)
+
+    @property
     def keeps_identical(self) -> bool:
         """Whether pairs whose two answers are the same tokens are trained on: where the loss has a gradient on them."""
         return "identical" in needs(self.loss, self.sft_weight)
@@ -259,6 +276,8 @@ class StopSettings(Group):
 
     min_accuracy_gain: float | None = Field(None, ge=-1.0, le=1.0)
     """Stop after an iteration whose held-out check accuracy rose by less than this; None never stops early."""
+    nothing_won: bool = True
+    """Stop after an iteration whose line search (`training.line_search`) found no model better than θ_t."""
 
 
 class IterationOverride(Group):
@@ -304,8 +323,8 @@ class Recipe(Group):
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     stop: StopSettings = StopSettings()
-    carry_over: int = Field(1, ge=0, le=1)
-    """Earlier iterations whose pairs are mixed in from iteration 1 on (paper: 1)."""
+    carry_over: int = Field(1, ge=0)
+    """The pairs of so many iterations before are mixed in (paper: 1); `training.start: initial` takes those of all."""
     iterations: list[IterationOverride] = Field(
         default_factory=lambda: [IterationOverride(), IterationOverride(), IterationOverride(learning_rate=1e-7)], min_length=1
     )
@@ -319,7 +338,8 @@ class Recipe(Group):
     @model_validator(mode="after")
     def _iterations_that_are_valid(self) -> Self:
         for iteration in range(len(self.iterations)):
-            self.at(iteration)
+            if self.at(iteration).training.chooses and not self.data.validation_size:
+                raise ValueError("training.choose_epoch and training.line_search choose on validation rows: set data.validation_size")
         return self
 
     def at(self, iteration: int) -> Recipe:

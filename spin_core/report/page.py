@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from spin_core.campaign.ledger import Turn
 from spin_core.contracts.tables import read_rows
 from spin_core.recipe import Recipe
-from spin_core.report.table import LEGEND, played_turns, rows_for, shortcuts_line, stage_rows
+from spin_core.report.table import LEGEND, played_turns, rows_for, shortcuts_line, stage_rows, warnings_of
 from spin_core.store import Store
 from spin_core.store.files import replace_text
 
@@ -33,6 +33,7 @@ def write_page(store: Store, recipe: Recipe) -> Path:
             recipe=recipe.model_dump_json(indent=1),
             rows=rows,
             legend=LEGEND,
+            warnings=warnings_of(turns),
             stages=[(turn.iteration, *stage) for turn in turns for stage in stage_rows(turn)],
             shortcuts=shortcuts_line(turns),
             samples=[(turn.iteration, read_rows(turn.ref("evaluation").path / "samples.parquet")) for turn in turns],

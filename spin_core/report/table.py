@@ -26,10 +26,12 @@ def played_turns(store: Store, recipe: Recipe) -> list[Turn]:
 def rows_for(store: Store, recipe: Recipe) -> list[dict[str, Any]]:
     """One dict a model, the SFT model first; figures are of the held-out rows."""
     rows: list[dict[str, Any]] = []
-    for turn in played_turns(store, recipe):
+    turns = played_turns(store, recipe)
+    chosen = any("gamma" in turn.ref("model").facts for turn in turns)
+    for turn in turns:
         metrics = turn.metrics
         if not rows:
-            rows.append({"model": "θ_0 (SFT)", **_player(metrics["before"]), "game": "", "margin": ""})
+            rows.append({"model": "θ_0 (SFT)", **_player(metrics["before"]), "game": "", "margin": ""} | ({"chosen": ""} if chosen else {}))
         game = metrics["game"]
         rows.append(
             {
@@ -38,8 +40,17 @@ def rows_for(store: Store, recipe: Recipe) -> list[dict[str, Any]]:
                 "game": f"{game['accuracy']:.1%}",
                 "margin": f"{game['margin']:+.3f}",
             }
+            | ({"chosen": _chosen(turn.ref("model").facts)} if chosen else {})
         )
     return rows
+
+
+def _chosen(facts: dict[str, Any]) -> str:
+    """What was taken on the validation rows; empty where nothing was chosen."""
+    if "gamma" not in facts:
+        return ""
+    epoch = f", epoch {facts['epoch']}" if facts["epoch"] is not None else ""
+    return f"γ {facts['gamma']:g}{epoch}" if facts["gamma"] else "γ 0: nothing won"
 
 
 def _player(metrics: dict[str, Any]) -> dict[str, str]:
@@ -57,7 +68,8 @@ def stage_rows(turn: Turn) -> list[tuple[str, str, str]]:
     shards = [ref.facts for name in ("train_shards", "test_shards", "new_shards") for ref in turn.refs(name)]
     busy = _union([(s["started"], s["ended"]) for s in shards])
     tokens = sum(s["tokens"] for s in shards)
-    pairs, reference, model, scored = (turn.ref(name).facts for name in ("pairs", "reference", "model", "scored"))
+    pairs, reference, chosen, scored = (turn.ref(name).facts for name in ("pairs", "reference", "model", "scored"))
+    model = turn.trained.facts
     identical = f"{pairs['identical']} identical {'kept' if pairs.get('keep_identical') else 'left out'}"
     mixed = f"{pairs['pairs']} pairs, {pairs['carried']} carried over, {identical}"
     return [
@@ -65,6 +77,7 @@ def stage_rows(turn: Turn) -> list[tuple[str, str, str]]:
         ("gather", f"{pairs['seconds']:.1f}", mixed),
         ("score", f"{reference['seconds']:.0f}", f"{reference['pairs_per_s']:.1f} pairs/s"),
         ("fine-tune", f"{model['seconds']:.0f}", f"{model['steps']} steps, {model['pairs_per_s']:.2f} pairs/s, β {model['beta']:.3g}"),
+        *([("choose", f"{chosen['seconds']:.0f}", chosen["message"])] if "gamma" in chosen else []),
         ("score held-out", f"{scored['seconds']:.0f}", "the held-out pairs under the new model"),
     ]
 
@@ -77,6 +90,15 @@ def shortcuts_line(turns: list[Turn]) -> str:
         if (found := turn.ref("pairs").facts.get("shortcuts"))
     ]
     return "human and sampled answers told apart without reading (AUC, 0.5 is a coin) · " + " · ".join(parts) if parts else ""
+
+
+def warnings_of(turns: list[Turn]) -> list[str]:
+    """What each iteration's diagnostics say; one that was played before there were any says nothing."""
+    return [
+        f"iteration {turn.iteration}: {text}"
+        for turn in turns
+        for text in turn.metrics.get("diagnostics", {"warnings": {}})["warnings"].values()
+    ]
 
 
 def _union(spans: list[tuple[float, float]]) -> float:
@@ -97,11 +119,13 @@ def show(store: Store, recipe: Recipe, console: Console) -> None:
     rows = rows_for(store, recipe)
     results = Table(title=f"{recipe.name}: held-out results")
     for column in rows[0]:
-        results.add_column(column, justify="left" if column == "model" else "right")
+        results.add_column(column, justify="left" if column == "model" else "right", no_wrap=column == "model")
     for row in rows:
         results.add_row(*row.values())
     console.print(results)
     console.print(LEGEND, highlight=False, style="dim")
+    for line in warnings_of(turns):
+        console.print(line, highlight=False, style="yellow")
 
     stages = Table(title="stages")
     for column in ("iteration", "stage", "seconds", "speed"):

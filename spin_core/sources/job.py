@@ -7,6 +7,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -70,17 +71,19 @@ class _Rejected:
 def _work(job: dict[str, Any]) -> None:
     settings, out = DataSettings.model_validate(job["settings"]), Path(job["out"])
     source = Source(settings.name, tuple(Path(file) for file in job["files"]), job["commit"], settings.config)
-    reader, rejected, split = Reader(source, settings), _Rejected(settings), Split(settings.test_size, settings.subset)
+    reader, rejected = Reader(source, settings), _Rejected(settings)
+    split = Split(settings.test_size, settings.validation_size, settings.subset)
     with TemporaryDirectory(dir=out) as folder:
         sorter = Sorter(Path(folder))
         _collect(reader, settings, sorter, rejected)
         usable = _write_sides(sorter, split, rejected, settings, out)
-    _demand_both_sides(split, usable, settings, rejected)
+    _demand_train_rows(split, usable, settings, rejected)
     left_out = rejected.write(out / "rejected.parquet")
     facts = {
         "rows": reader.count,
         "train": split.train,
         "test": split.test,
+        "validation": split.validation,
         "rejected": left_out,
         "duplicates": rejected.kinds[_DUPLICATE],
         "reasons": dict(rejected.kinds.most_common(_KINDS_SHOWN)),
@@ -91,6 +94,8 @@ def _work(job: dict[str, Any]) -> None:
 
 def _message(facts: dict[str, Any], reader: Reader) -> str:
     text = f"{facts['rows']:,} rows read: {facts['train']:,} to train on, {facts['test']:,} held out"
+    if facts["validation"]:
+        text += f", {facts['validation']:,} to choose on"
     if facts["rejected"]:
         text += f", {facts['rejected']:,} left out (" + ", ".join(f"{n:,} {reason}" for reason, n in facts["reasons"].items()) + ")"
     return text + "".join(f"; {name} is cut off at its end, its whole rows were kept" for name in reader.truncated)
@@ -149,17 +154,19 @@ def _shower(reader: Reader) -> Callable[[], None]:
 
 
 def _write_sides(sorter: Sorter, split: Split, rejected: _Rejected, settings: DataSettings, out: Path) -> int:
-    """Writes train.parquet and test.parquet; returns how many rows could be used."""
+    """Writes a file a split; returns how many rows could be used."""
     usable = 0
-    with TableWriter(out / "test.parquet", PROMPTS) as test, TableWriter(out / "train.parquet", PROMPTS) as train:
+    with ExitStack() as files:
+        names = ("test", "validation", "train") if settings.validation_size else ("test", "train")
+        sinks = {name: files.enter_context(TableWriter(out / f"{name}.parquet", PROMPTS)) for name in names}
         for table in sorter:
             table, repeated = without_duplicates(table)
             for number, first in repeated:
                 rejected.add(number, f"{_DUPLICATE} (of row {first})")
             usable += table.num_rows
-            for sink, side in zip((test, train), split.cut(table), strict=True):
+            for name, side in zip(("test", "validation", "train"), split.cut(table), strict=True):
                 if side.num_rows:
-                    sink.write(_prompts(side, settings.name))
+                    sinks[name].write(_prompts(side, settings.name))
     return usable
 
 
@@ -176,18 +183,21 @@ def _prompts(table: pa.Table, source: str) -> pa.Table:
     return pa.table(columns, schema=PROMPTS)
 
 
-def _demand_both_sides(split: Split, usable: int, settings: DataSettings, rejected: _Rejected) -> None:
+def _demand_train_rows(split: Split, usable: int, settings: DataSettings, rejected: _Rejected) -> None:
     if split.train:
         return
     name, usable = settings.name, min(usable, settings.subset or usable)
-    left_out = rejected.worst()
-    if usable <= settings.test_size and left_out:
-        what = f"{name} has {usable:,} usable rows for data.test_size={settings.test_size}; {left_out}"
+    left_out, taken = rejected.worst(), settings.test_size + settings.validation_size
+    sizes = f"data.test_size={settings.test_size}"
+    sizes += f" and data.validation_size={settings.validation_size}" if settings.validation_size else ""
+    if usable <= taken and left_out:
+        what = f"{name} has {usable:,} usable rows for {sizes}; {left_out}"
         raise BadInput(what, remedy="mend them, or let the recipe say how to read them")
     if not usable:
         raise BadInput(f"{name} holds no rows", remedy="check data.name and data.split")
-    if usable <= settings.test_size:
-        raise BadInput(f"{name} has {usable:,} usable rows, data.test_size={settings.test_size} leaves none to train on", remedy="lower it")
+    if usable <= taken:
+        verb, remedy = ("leave", "lower them") if settings.validation_size else ("leaves", "lower it")
+        raise BadInput(f"{name} has {usable:,} usable rows, {sizes} {verb} none to train on", remedy=remedy)
     raise BadInput(f"{name}: all its rows share the held-out contexts, none is left to train on", remedy="add other prompts")
 
 

@@ -87,19 +87,32 @@ def without_duplicates(table: pa.Table) -> tuple[pa.Table, list[tuple[int, int]]
 
 
 class Split:
-    """Cuts sorted tables into held-out and train rows: the first `test_size`, and with them all rows of their contexts."""
+    """Cuts sorted tables into held-out, validation and train rows.
 
-    def __init__(self, test_size: int, subset: int | None) -> None:
-        self._test_size, self._subset = test_size, subset
-        self.test, self.train = 0, 0
+    The first `test_size` rows are held out, the next `validation_size` are for validation, and with them all rows of their contexts:
+    what is held out does not depend on the size of what is for validation.
+    """
 
-    def cut(self, table: pa.Table) -> tuple[pa.Table, pa.Table]:
-        """(held-out, train) rows of the next table. A draw is never in two tables."""
+    def __init__(self, test_size: int, validation_size: int, subset: int | None) -> None:
+        self._test_size, self._validation_size, self._subset = test_size, validation_size, subset
+        self.test, self.validation, self.train = 0, 0, 0
+
+    def cut(self, table: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table]:
+        """(held-out, validation, train) rows of the next table. A draw is never in two tables."""
         if self._subset is not None:
-            table = table[: max(0, self._subset - self.test - self.train)]
-        place = min(table.num_rows, max(0, self._test_size - self.test))
-        if place:
-            draws = table["draw"].to_numpy()
-            place = int(np.searchsorted(draws, draws[place - 1], side="right"))
-        self.test, self.train = self.test + place, self.train + table.num_rows - place
-        return table[:place], table[place:]
+            table = table[: max(0, self._subset - self.test - self.validation - self.train)]
+        test, rest = _first(table, self._test_size - self.test)
+        validation, train = _first(rest, self._validation_size - self.validation)
+        self.test += test.num_rows
+        self.validation += validation.num_rows
+        self.train += train.num_rows
+        return test, validation, train
+
+
+def _first(table: pa.Table, count: int) -> tuple[pa.Table, pa.Table]:
+    """The first `count` rows and all rows of their draws; and the others."""
+    place = min(table.num_rows, max(0, count))
+    if place:
+        draws = table["draw"].to_numpy()
+        place = int(np.searchsorted(draws, draws[place - 1], side="right"))
+    return table[:place], table[place:]

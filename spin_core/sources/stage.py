@@ -1,4 +1,4 @@
-"""The stage `prompts`: the source's rows as conversations to train on and held-out ones."""
+"""The stage `prompts`: the source's rows as conversations to train on, held-out ones, and those that choices are made on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _NOT_OURS = {"name", "revision", "config", "max_prompt_tokens"}  # the source's 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Writes train.parquet, test.parquet and rejected.parquet. Held-out contexts are never trained on."""
+    """Writes train.parquet, test.parquet, validation.parquet where `validation_size` is set, and rejected.parquet.
+
+    No context is in two of them, so neither what is reported nor what is chosen on is ever trained on.
+    """
 
     settings: DataSettings
     home: Path

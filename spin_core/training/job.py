@@ -14,6 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from spin_core.contracts.rows import CHOICE
 from spin_core.lm import adapter
 from spin_core.lm.attention import set_attention, set_plain_attention
 from spin_core.lm.device import compute_device
@@ -24,6 +25,7 @@ from spin_core.runtime.process import die_with_parent, job_main
 from spin_core.runtime.progress import Progress, print_event
 from spin_core.scoring.beta import Surprise
 from spin_core.training.changed import prove_changed
+from spin_core.training.epochs import EpochModels, epoch_ends
 from spin_core.training.objectives import Objective, objective
 from spin_core.training.plan import plan
 from spin_core.training.rows import sizes_of, training_rows
@@ -131,10 +133,11 @@ def _train(job: dict[str, Any]) -> None:
     rows = training_rows(Path(job["pairs"]), Path(job["reference"]), Path(job["work"]))
     sizes = sizes_of(rows)
     packed = _packs(config, int(sizes.width.max()), settings)
+    epochs = min(settings["epochs"], settings["stop_after_epochs"] or settings["epochs"])
     steps = plan(
         sizes,
         pairs_per_step=settings["pairs_per_step"],
-        epochs=min(settings["epochs"], settings["stop_after_epochs"] or settings["epochs"]),
+        epochs=epochs,
         seed=settings["seed"],
         group_rows=settings["group_rows"],
         tokens=settings["tokens_per_micro_batch"],
@@ -160,6 +163,9 @@ def _train(job: dict[str, Any]) -> None:
         print(steps.saving(sizes), flush=True)
     with args.main_process_first(local=False):  # it may remove some
         checkpoint = _last_whole_checkpoint(Path(job["work"]))
+    ends = epoch_ends(len(sizes), settings["pairs_per_step"], epochs) if settings["choose_epoch"] else {}
+    kept = EpochModels(trainer, ends, Path(job["work"]), lora=bool(settings["lora"]))
+    trainer.add_callback(kept)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.accelerator.wait_for_everyone()
     out = Path(job["out"])
@@ -168,6 +174,7 @@ def _train(job: dict[str, Any]) -> None:
         if settings["lora"]:
             adapter.merge(Path(job["model"]), out)
         prove_changed(Path(job["model"]), out)
+        kept.finish(Path(job["model"]), out)
         _complete(Path(job["model"]), out, log.path)
 
 
@@ -190,7 +197,7 @@ def _complete(source: Path, out: Path, metrics: Path) -> None:
         if (
             file.name not in own
             and file.suffix in {".json", ".jinja", ".model", ".txt"}
-            and file.name != "MANIFEST.json"
+            and file.name not in {"MANIFEST.json", CHOICE}
             and "index.json" not in file.name
         ):
             shutil.copy(file, out / file.name)

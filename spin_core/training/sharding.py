@@ -20,7 +20,14 @@ def autocast_in_forward(model: Any, device: torch.device) -> None:
 
 def save_whole(trainer: Trainer, folder: str) -> None:
     """Saves the model as from_pretrained reads it, gathered from all devices; called on each of them."""
-    if trainer.is_fsdp_enabled:
-        # checkpoints are in parts, and in that mode the Trainer would write no model at all
-        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
-    trainer.save_model(folder)
+    if not trainer.is_fsdp_enabled:
+        trainer.save_model(folder)
+        return
+    # checkpoints are in parts, and in that mode the Trainer would write no model at all
+    plugin = trainer.accelerator.state.fsdp_plugin
+    of_checkpoints = plugin.state_dict_type
+    plugin.set_state_dict_type("FULL_STATE_DICT")
+    try:
+        trainer.save_model(folder)
+    finally:
+        plugin.set_state_dict_type(of_checkpoints)

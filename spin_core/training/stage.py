@@ -21,11 +21,15 @@ from spin_core.training.machines import invited
 
 STAGE_VERSION = 5
 _JOB = "spin_core.training.job"
+_NOT_OURS = {"start", "line_search"}  # what is trained on says the first; the second comes after training
 
 
 @dataclass(frozen=True)
 class Train:
-    """Trains θ_{t+1} from θ_t; resumes from the last checkpoint of a run that was killed."""
+    """Trains θ_{t+1} from `model`, θ_t or θ_0; resumes from the last checkpoint of a run that was killed.
+
+    With `choose_epoch` the weights after each epoch but the last lie in epochs/<number>/ beside the last ones.
+    """
 
     settings: TrainingSettings
     model: Ref
@@ -40,8 +44,8 @@ class Train:
         return f"{self.turn} · fine-tune".removeprefix(" · ")
 
     def spec(self) -> Spec:
-        """The settings but for those of speed, with the precision resolved."""
-        settings = identity(self.settings, without={"precision"}) | {"precision": devices.precision(self.settings.precision)}
+        """The settings but for those of speed and of other stages, with the precision resolved."""
+        settings = identity(self.settings, without={"precision", *_NOT_OURS}) | {"precision": devices.precision(self.settings.precision)}
         return Spec("model", STAGE_VERSION, {"training": settings}, (self.model, self.pairs, self.reference))
 
     def run(self, out: Path, on: Launcher) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def played(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
 def check_end(rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> None:
     """The report is there, the missing driver was told once a run, and nobody holds a GPU any more."""
     assert "report: " in rehearsal.output()
-    rows = [line.split()[1] for line in rehearsal.output().splitlines() if "θ_" in line]
+    rows = [line.split()[1] for line in rehearsal.output().splitlines() if line.startswith("│ θ_")]
     assert rows[: rehearsal.iterations + 1] == ["θ_0", "θ_1", "θ_2"][: rehearsal.iterations + 1]
     assert rehearsal.output().count("sees none of the GPUs") <= 1
     assert "sees none of the GPUs, so everything is computed on the CPU" in rehearsal.told

@@ -21,10 +21,8 @@ def recipe(tiny_model: Path, **changes: Any) -> Recipe:
     return Recipe.model_validate(content | {"iterations": [{}]} | changes)
 
 
-@pytest.fixture
-def played(tmp_path: Path, tiny_model: Path) -> Store:
-    """A store in which one iteration was played, by stages that wrote no more than the survey looks at."""
-    store = Store(tmp_path)
+def play(store: Store, found: Recipe, iteration: int = 0, before: tuple[Ref, tuple[Ref, ...]] | None = None) -> tuple[Ref, tuple[Ref, ...]]:
+    """Leaves what a played iteration leaves, by stages that write no more than the survey looks at."""
 
     def build(stage: Stage) -> Ref:
         def write(out: Path) -> None:
@@ -35,19 +33,30 @@ def played(tmp_path: Path, tiny_model: Path) -> Store:
 
         return store.build(stage.spec(), write)
 
-    found = recipe(tiny_model)
-    turn = TurnStages.of(found, 0, store.home)
+    turn = TurnStages.of(found, iteration, store.home)
     start, prompts = build(turn.start()), build(turn.prompts())
     encoded = build(turn.encoded(start, prompts))
-    test, train = (tuple(map(build, turn.shards(start, encoded, split))) for split in ("test", "train"))
-    pairs = build(turn.pairs(prompts, encoded, train, test, None))
-    reference = build(turn.reference(start, pairs))
-    player = build(turn.player(start, pairs, reference))
-    scored, new = build(turn.scored(player, pairs)), tuple(map(build, turn.shards(player, encoded, "test")))
-    verdict = build(turn.verdict(pairs, reference, scored, test, new))
-    made = {"prompts": prompts, "start": start, "encoded": encoded, "opponent": start, "pairs": pairs, "reference": reference}
-    made |= {"model": player, "scored": scored, "evaluation": verdict}
-    Ledger(store, "c").note(0, found, {**made, "test_shards": test, "train_shards": train, "new_shards": new})
+    opponent, earlier = before or (start, ())
+    origin = turn.origin(start, opponent)
+    test, train = (tuple(map(build, turn.shards(opponent, encoded, split))) for split in ("test", "train"))
+    pairs = build(turn.pairs(prompts, encoded, train, test, earlier))
+    reference = build(turn.reference(origin, opponent, pairs))
+    held_out = reference if origin == opponent else build(turn.held_out(opponent, pairs))
+    trained = build(turn.player(origin, pairs, reference))
+    player = build(turn.choice(opponent, trained, encoded)) if turn.chooses else trained
+    scored, new = build(turn.held_out(player, pairs)), tuple(map(build, turn.shards(player, encoded, "test")))
+    verdict = build(turn.verdict(pairs, reference, held_out, scored, test, new))
+    made = {"prompts": prompts, "start": start, "encoded": encoded, "opponent": opponent, "pairs": pairs, "reference": reference}
+    made |= {"model": player, "scored": scored, "evaluation": verdict} | ({"trained": trained} if turn.chooses else {})
+    Ledger(store, "c").note(iteration, found, {**made, "test_shards": test, "train_shards": train, "new_shards": new})
+    return player, (*earlier, pairs)
+
+
+@pytest.fixture
+def played(tmp_path: Path, tiny_model: Path) -> Store:
+    """A store in which one iteration was played."""
+    store = Store(tmp_path)
+    play(store, recipe(tiny_model))
     return store
 
 
@@ -94,3 +103,63 @@ def test_a_change_says_what_runs_again_and_why(
         assert set(lines.values()) == {"done"}
     else:
         assert lines[stage] == why
+
+
+CHOOSES = {"data": {"name": "demo", "validation_size": 3}, "training": {"line_search": [0.5]}}
+
+
+def test_the_choice_is_a_stage_between_training_and_scoring(tmp_path: Path, tiny_model: Path) -> None:
+    found, store = recipe(tiny_model, **CHOOSES), Store(tmp_path)
+    names = [line.split()[1] for line in said(store, found)]
+    assert names[-3:] == ["trained", "model", "evaluation"]
+    play(store, found)
+    lines = said(store, found)
+    assert set(lines.values()) == {"done"}
+    names = [name.removeprefix("0 ") for name in lines]
+    assert names[names.index("reference") :] == ["reference", "trained", "model", "scored", "new answers", "evaluation"]
+    finer = said(store, recipe(tiny_model, **CHOOSES | {"training": {"line_search": [0.25, 0.5]}}))
+    assert (finer["0 trained"], finer["0 model"]) == ("done", "again, because training.line_search changed")
+    epochs = said(store, recipe(tiny_model, **CHOOSES | {"training": {"line_search": [0.5], "choose_epoch": True}}))
+    assert epochs["0 trained"] == "again, because training.choose_epoch changed"
+
+
+def test_a_choice_that_is_asked_for_later_or_no_more_trains_nothing_again(tmp_path: Path, tiny_model: Path) -> None:
+    rows = {"data": CHOOSES["data"]}
+    without, chooses, store = recipe(tiny_model, **rows), recipe(tiny_model, **CHOOSES), Store(tmp_path)
+    play(store, without)
+    lines = said(store, chooses)
+    assert (lines["0 trained"], lines["0 model"], lines["0 scored"]) == (
+        "done",
+        "would run",
+        "again, because a stage before it would run again",
+    )
+    play(store, chooses)
+    assert said(store, without)["0 model"] == "done"
+
+
+def test_an_iteration_from_theta_0_scores_under_both_models(tmp_path: Path, tiny_model: Path) -> None:
+    """Reference and training are of θ_0; the held-out rows are compared with θ_t, whose answers they have."""
+    found, store = recipe(tiny_model, iterations=[{}, {}], training={"start": "initial"}), Store(tmp_path)
+    theta_1, pairs = play(store, found, 0)
+    play(store, found, 1, (theta_1, pairs))
+    lines = said(store, found)
+    assert "0 held_out" not in lines
+    assert lines["1 held_out"] == "done"
+    turn, start = TurnStages.of(found, 1, store.home), Ledger(store, "c").turns()[1].ref("start")
+    origin = turn.origin(start, theta_1)
+    assert origin == start
+    reference = turn.reference(origin, theta_1, pairs[0])
+    assert (reference.model, reference.splits) == (start, ("train",))
+    first = TurnStages.of(found, 0, store.home).reference(start, start, pairs[0])
+    assert first.splits == ("train", "test")
+
+
+@pytest.mark.parametrize(("depth", "carried"), [(0, 0), (1, 1), (2, 2), (9, 4)])
+def test_so_many_iterations_are_carried_over(tmp_path: Path, tiny_model: Path, depth: int, carried: int) -> None:
+    """The last one first: of iteration 4, those of 3, 2, …; `start: initial` takes all, whatever `carry_over` says."""
+    earlier = [Ref("pairs", str(number), tmp_path) for number in range(4)]
+    some = Ref("model", "m", tmp_path)
+    for begins, expected in (("previous", carried), ("initial", 4)):
+        found = recipe(tiny_model, carry_over=depth, iterations=[{}] * 5, training={"start": begins})
+        stage = TurnStages.of(found, 4, tmp_path).pairs(some, some, (), (), earlier)
+        assert [pairs.digest for pairs in stage.carried] == ["3", "2", "1", "0"][:expected]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from spin_core.campaign.ledger import Ledger
+from spin_core.campaign.ledger import Ledger, Turn
 from spin_core.campaign.rules import next_iteration, no_more_to_win
 from spin_core.campaign.workspace import link
 from spin_core.recipe import Recipe, StopSettings
@@ -17,9 +17,23 @@ from spin_core.store import Ref, Spec, Store
     ("gain", "before", "after", "stops"),
     [(None, 0.5, 0.1, False), (0.0, 0.5, 0.5, False), (0.0, 0.5, 0.4, True), (0.1, 0.5, 0.55, True), (0.1, None, None, False)],
 )
-def test_the_stop_rule(gain: float | None, before: float | None, after: float | None, stops: bool) -> None:
+def test_the_stop_rule(gain: float | None, before: float | None, after: float | None, stops: bool, tmp_path: Path) -> None:
     metrics = {"before": {"check_accuracy": before}, "after": {"check_accuracy": after}}
-    assert no_more_to_win(StopSettings(min_accuracy_gain=gain), metrics) is stops
+    turn = Turn(0, {}, {"model": made(Store(tmp_path), "model", 0)}, metrics)
+    assert bool(no_more_to_win(StopSettings(min_accuracy_gain=gain), turn)) is stops
+
+
+@pytest.mark.parametrize(
+    ("gamma", "stop", "says"),
+    [(0.0, True, "no model better than the opponent"), (0.0, False, ""), (0.5, True, ""), (1.0, True, ""), (None, True, "")],
+)
+def test_a_line_search_that_won_nothing_ends_the_campaign(gamma: float | None, stop: bool, says: str, tmp_path: Path) -> None:
+    """Unless the recipe says otherwise: new answers of the same model may still teach something."""
+    model = Store(tmp_path).build(Spec("model", 1, {}), lambda out: {} if gamma is None else {"gamma": gamma})
+    turn = Turn(0, {}, {"model": model}, {"before": {"check_accuracy": 0.5}, "after": {"check_accuracy": 0.5}})
+    found = no_more_to_win(StopSettings(nothing_won=stop), turn)
+    assert says in found
+    assert bool(found) is bool(says)
 
 
 def recipe(**changes: Any) -> Recipe:

@@ -157,3 +157,21 @@ def test_what_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     look_at_size(found, recipe_of(tmp_path, tmp_path), tmp_path, 10**11)
     assert "has 1.0 GiB free" in found.problems[0]
     assert "training needs about 1117.6 GiB of memory a process" in found.problems[1]
+
+
+@pytest.mark.parametrize(
+    ("training", "models"),
+    [
+        ({}, 3),
+        ({"line_search": [0.5]}, 2 * 3),
+        ({"choose_epoch": True, "epochs": 4}, 5 * 3),
+        ({"choose_epoch": True, "epochs": 4, "stop_after_epochs": 2, "line_search": [0.5]}, 3 * 3),
+    ],
+)
+def test_what_a_choice_keeps_is_counted(tmp_path: Path, training: dict[str, Any], models: int) -> None:
+    """Of 2**28 fp32 weights each, a GiB; with θ_0 and a checkpoint of three of them. Three iterations."""
+    found = Findings()
+    recipe = recipe_of(tmp_path, tmp_path, training=training, data={"validation_size": 2})
+    look_at_size(found, recipe, tmp_path, 2**28)
+    copies = {"rmsprop": 3}[recipe.training.optimizer]
+    assert dict(found.facts)["disk"].startswith(f"about {1 + models + copies:.1f} GiB")

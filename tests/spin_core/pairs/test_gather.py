@@ -116,7 +116,7 @@ class World:
             for start in range(0, len(answers), self.shard_rows)
         ]
 
-    def join(self, train: list[Ref], test: list[Ref], iteration: int = 0, carried: Ref | None = None, keep: bool = False) -> Ref:
+    def join(self, train: list[Ref], test: list[Ref], iteration: int = 0, *carried: Ref, keep: bool = False) -> Ref:
         return join(self.store, iteration, self.prompts, self.encoded, train, test, carried, keep)
 
 
@@ -177,6 +177,22 @@ def test_carry_over_takes_the_previous_iterations_own_pairs(world: World) -> Non
     counts = [{t: [r["iteration"] for r in read_rows(ref.path / TRAIN_FILE)].count(t) for t in range(3)} for ref in (first, second, third)]
     assert counts == [{0: own, 1: 0, 2: 0}, {0: own, 1: own, 2: 0}, {0: 0, 1: own, 2: own}]
     assert [ref.facts["carried"] for ref in (first, second, third)] == [0, own, own]
+
+
+def test_deep_carry_over_takes_each_iterations_own_pairs_once(world: World) -> None:
+    """From artifacts that carry others' pairs themselves: a pair that came in twice would count double in training."""
+    test, made = world.shards("test"), list[Ref]()
+    for t in range(4):
+        answers = world.shards("train", lambda found, t=t: [a | {"generated": f"{a['generated']} of {t}"} for a in found], tag=t)
+        made.append(world.join(answers, test, t, *reversed(made)))
+    found = read_rows(made[3].path / TRAIN_FILE)
+    own = made[0].facts["pairs"]
+    assert [row["iteration"] for row in found] == [3] * own + [2] * own + [1] * own + [0] * own
+    assert all(row["generated"][-1]["content"].endswith(f" of {row['iteration']}") for row in found)
+    assert len({(row["row_id"], row["iteration"]) for row in found}) == 4 * own
+    assert (made[3].facts["carried"], made[3].facts["pairs"]) == (3 * own, 4 * own)
+    two = world.join(world.shards("train", tag=9), test, 3, made[2], made[1])
+    assert [row["iteration"] for row in read_rows(two.path / TRAIN_FILE)] == [3] * own + [2] * own + [1] * own
 
 
 def test_identical_pairs_stay_where_the_loss_has_a_gradient_on_them(world: World) -> None:
@@ -267,7 +283,7 @@ def test_how_rows_are_cut_changes_nothing(
     out = tmp_path_factory.mktemp("out")
     job: dict[str, Any] = {"iteration": 0, "prompts": str(world.prompts.path), "encoded": str(world.encoded.path), "out": str(out)}
     job |= {split: [str(ref.path) for ref in world.shards(split)] for split in ("train", "test")}
-    job |= {"carried": None, "keep_identical": False, "model": None}
+    job |= {"carried": [], "keep_identical": False, "model": None}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gather_job, "_BLOCK", block)
         gather_job._work(job)

@@ -19,7 +19,8 @@ KNOWN = Path(__file__).with_name("digests.json")
 def digests(recipe: Recipe, home: Path) -> dict[str, str]:
     """The digest of every stage of a recipe, as for two train shards and one of test rows."""
     found: dict[str, str] = {}
-    before: tuple[Ref, Ref] | None = None
+    opponent: Ref | None = None
+    earlier: list[Ref] = []
 
     def see(name: str, stage: Any) -> Ref:
         spec = stage.spec()
@@ -30,16 +31,19 @@ def digests(recipe: Recipe, home: Path) -> dict[str, str]:
         turn = TurnStages.of(recipe, t, home)
         start, prompts = see("start", turn.start()), see("prompts", turn.prompts())
         encoded = see("encoded", turn.encoded(start, prompts))
-        opponent = before[0] if before else start
+        opponent = opponent or start
+        origin = turn.origin(start, opponent)
         size = recipe.generation.shard_rows
         train = tuple(see(f"{t} train {s.index}", s) for s in turn.shards(opponent, encoded, "train", 2 * size))
         test = tuple(see(f"{t} test {s.index}", s) for s in turn.shards(opponent, encoded, "test", size))
-        pairs = see(f"{t} pairs", turn.pairs(prompts, encoded, train, test, before[1] if before else None))
-        reference = see(f"{t} reference", turn.reference(opponent, pairs))
-        player = see(f"{t} model", turn.player(opponent, pairs, reference))
-        scored = see(f"{t} scored", turn.scored(player, pairs))
-        see(f"{t} evaluation", turn.verdict(pairs, reference, scored, test, test))
-        before = player, pairs
+        pairs = see(f"{t} pairs", turn.pairs(prompts, encoded, train, test, earlier))
+        reference = see(f"{t} reference", turn.reference(origin, opponent, pairs))
+        held_out = reference if origin == opponent else see(f"{t} held-out", turn.held_out(opponent, pairs))
+        trained = see(f"{t} model", turn.player(origin, pairs, reference))
+        player = see(f"{t} choice", turn.choice(opponent, trained, encoded)) if turn.chooses else trained
+        scored = see(f"{t} scored", turn.held_out(player, pairs))
+        see(f"{t} evaluation", turn.verdict(pairs, reference, held_out, scored, test, test))
+        opponent, earlier = player, [*earlier, pairs]
     return found
 
 
@@ -87,6 +91,10 @@ def test_a_key_that_a_release_adds_changes_no_digest(tmp_path: Path, monkeypatch
         ("iterations.1.generation={temperature: 0.9}", "1 train 0"),
         ("iterations.1.data={subset: 150}", "prompts"),
         ("evaluation.sample_prompts=4", "0 evaluation"),
+        ("stop.nothing_won=false", None),
+        ("carry_over=3", None),  # of two iterations
+        ("iterations.1.training={start: initial}", "1 reference"),  # in the first, θ_0 is θ_t
+        ("data.validation_size=20", "prompts"),
     ],
 )
 def test_a_change_names_what_it_changes_and_nothing_before(change: str, first: str | None, tmp_path: Path) -> None:

@@ -213,19 +213,32 @@ def test_each_turn_becomes_a_row_and_conversations_stay_whole(tmp_path: Path) ->
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.integers(0, 40), min_size=1, max_size=120), st.integers(1, 20), st.none() | st.integers(2, 40), st.randoms())
+@given(
+    st.lists(st.integers(0, 40), min_size=1, max_size=120),
+    st.integers(1, 20),
+    st.integers(0, 20),
+    st.none() | st.integers(2, 40),
+    st.randoms(),
+)
 def test_the_split_is_a_function_of_the_set_of_rows(
-    tmp_path_factory: pytest.TempPathFactory, numbers: list[int], test_size: int, subset: int | None, rng: random.Random
+    tmp_path_factory: pytest.TempPathFactory,
+    numbers: list[int],
+    test_size: int,
+    validation_size: int,
+    subset: int | None,
+    rng: random.Random,
 ) -> None:
-    """Order, copies and how often the sorter spills to disk change nothing; test comes first and contexts are never shared."""
+    """Order, copies and how often the sorter spills to disk change nothing; test comes first, then validation; contexts are never
+    shared. What is held out, and all that is used, is the same with validation rows and without.
+    """
 
-    def sides(order_of_rows: list[int], pending: int) -> tuple[list[str], list[str], int]:
+    def sides(order_of_rows: list[int], pending: int, validation_size: int) -> tuple[list[str], list[str], list[str], int]:
         patch.setattr(order, "_PENDING_CHARS", pending)
-        sorter, split = Sorter(tmp_path_factory.mktemp("sorter")), Split(test_size, subset)
+        sorter, split = Sorter(tmp_path_factory.mktemp("sorter")), Split(test_size, validation_size, subset)
         for number, value in enumerate(order_of_rows, 1):
             talk = [{"role": "user", "content": f"{value // 2}"}, {"role": "assistant", "content": f"{value}"}]
             sorter.add(number, talk, draw(talk[:-1], 7), None)
-        found: tuple[list[str], list[str]] = ([], [])
+        found: tuple[list[str], list[str], list[str]] = ([], [], [])
         again = 0
         for table in sorter:
             table, repeated = without_duplicates(table)
@@ -236,14 +249,32 @@ def test_the_split_is_a_function_of_the_set_of_rows(
         return *found, again
 
     with pytest.MonkeyPatch.context() as patch:
-        test, train, again = sides(numbers, 1 << 20)
+        test, validation, train, again = sides(numbers, 1 << 20, validation_size)
+        used = test + validation + train
         assert again == len(numbers) - len(set(numbers))
-        assert len(test + train) == len(set(test + train)) == min(len(set(numbers)), subset or 10**9)
-        assert not {int(v) // 2 for v in test} & {int(v) // 2 for v in train}
-        assert len(test) >= min(test_size, len(test + train))
-        assert len({int(v) // 2 for v in test[:-1]}) <= test_size
+        assert len(used) == len(set(used)) == min(len(set(numbers)), subset or 10**9)
+        contexts = [{int(v) // 2 for v in side} for side in (test, validation, train)]
+        assert sum(map(len, contexts)) == len(set.union(*contexts))
+        for rows, size in ((test, test_size), (validation, validation_size)):
+            assert len(rows) >= min(size, len(used) - len(test) * (rows is validation))
+            assert len({int(v) // 2 for v in rows[:-1]}) <= size
+        assert sides(numbers, 1 << 20, 0)[:3] == (test, [], validation + train)
         rng.shuffle(numbers)
-        assert sides(numbers, 900)[:2] == (test, train)
+        assert sides(numbers, 900, validation_size)[:3] == (test, validation, train)
+
+
+def test_validation_rows_have_a_file_of_their_own_where_they_are_asked_for(tmp_path: Path) -> None:
+    """Held-out rows stay, or figures of campaigns with and without a choice could not be compared."""
+    text = lines(*map(pair, range(20)))
+    plain, chosen = run(tmp_path, text, test_size=5), run(tmp_path, text, test_size=5, validation_size=4)
+    assert not (plain.path / "validation.parquet").exists()
+    validation = [row["row_id"] for row in read_rows(chosen.path / "validation.parquet")]
+    assert len(validation) == chosen.facts["validation"] == 4
+    assert ids(chosen)["test"] == ids(plain)["test"]
+    assert sorted(ids(chosen)["train"] + validation) == sorted(ids(plain)["train"])
+    assert "5 held out, 4 to choose on" in chosen.facts["message"]
+    with pytest.raises(BadInput, match=r"data\.test_size=5 and data\.validation_size=15 leave none to train on; lower them"):
+        run(tmp_path, text, test_size=5, validation_size=15)
 
 
 def test_one_context_leaves_nothing_to_train_on(tmp_path: Path) -> None:

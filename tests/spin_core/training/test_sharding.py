@@ -20,10 +20,12 @@ import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from spin_core.contracts.rows import EPOCHS
 from spin_core.recipe import ModelSettings, Recipe
 from spin_core.runtime import devices, process, progress
 from spin_core.runtime.devices import Device
 from spin_core.runtime.errors import BadInput, Cancelled
+from spin_core.selection.weights import blend
 from spin_core.store import Store
 from spin_core.training.launch import CONFIGS, Machines, launcher
 from tests.spin_core.training.test_training import killed_at, make_pairs, on_step
@@ -44,6 +46,7 @@ class World:
         # than the LM head takes at once
         pairs = make_pairs(store, 23, prompt=(1, 40), real=(60, 120), generated=(60, 120))
         self._parents = [import_model(store, ModelSettings(name=self._name)), pairs]
+        self.start = self._parents[0].path
         self._parents.append(score(store, self.recipe(), *self._parents, splits=["train"]))
         self.alone = self.train("alone")
 
@@ -56,7 +59,12 @@ class World:
             "learning_rate": 1e-3,
             "precision": "fp32",
         }
-        content = {"name": "t", "model": {"name": self._name}, "data": {"name": "demo"}, "training": settings | training}
+        content = {
+            "name": "t",
+            "model": {"name": self._name},
+            "data": {"name": "demo", "validation_size": 9},
+            "training": settings | training,
+        }
         return Recipe.model_validate(content)
 
     def train(self, home: str, **training: Any) -> Made:
@@ -142,17 +150,28 @@ def test_two_processes_train_with_trl_what_one_trains(world: World, two_gpus: No
 
 @pytest.mark.long
 def test_a_sharded_run_that_was_killed_continues(tied_world: World, two_gpus: None) -> None:
-    """If it fails, a long sharded training starts anew after every crash, or goes on with another optimiser state."""
+    """If it fails, a long sharded training starts anew after every crash, or goes on with another optimiser state.
+
+    The model of the first epoch is saved whole between the first checkpoint and the others, which stay in parts.
+    """
+    settings: dict[str, Any] = {"sharding": "fsdp2", "save_steps": 1, "choose_epoch": True}
     with killed_at(3):
-        tied_world.train("killed", sharding="fsdp2", save_steps=1)
+        tied_world.train("killed", **settings)
     (work,) = (tied_world.home("killed") / "work").iterdir()
-    assert list(work.glob("fsdp2/checkpoint-*/pytorch_model_fsdp_0"))  # in parts, so it was really sharded
+    assert list(work.glob("fsdp2/checkpoint-[2-3]/pytorch_model_fsdp_0"))  # in parts, so it was really sharded
     done = []
     end = progress.listen(lambda event: done.append(event.done))
-    check(tied_world.train("killed", sharding="fsdp2", save_steps=1), tied_world.alone)
+    check(tied_world.train("killed", **settings), tied_world.alone)
     end()
     assert not work.exists()
     assert {1, 2}.isdisjoint(done)
+    (first,) = tied_world.home("killed").glob(f"artifacts/model/*/{EPOCHS}/1")
+    out = tied_world.home("between")
+    out.mkdir()
+    blend(tied_world.start, first, 0.5, out)  # the head is its embedding, and was saved beside it
+    shutil.copy(first / "config.json", out)
+    start, end, between = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (tied_world.start, first, out))
+    assert torch.allclose(between["lm_head.weight"], (start["lm_head.weight"] + end["lm_head.weight"]) / 2, atol=1e-6)
 
 
 @pytest.mark.skipif(bool(find_spec("deepspeed")), reason="DeepSpeed is installed")

@@ -16,9 +16,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from spin_core.contracts.rows import PAIRS, TEST_FILE, TRAIN_FILE
+from spin_core.contracts.rows import EPOCHS, PAIRS, TEST_FILE, TRAIN_FILE
 from spin_core.contracts.tables import read_rows, write_rows
 from spin_core.lm.logprobs import answer_logps, collate
 from spin_core.recipe import ModelSettings, Recipe
@@ -27,6 +29,7 @@ from spin_core.runtime.errors import BadInput, ChildCrash, SpinflowError
 from spin_core.scoring.beta import Surprise
 from spin_core.scoring.scores import IDS, SHARD_SCORES, join_shards, read_scores
 from spin_core.store import Ref, Spec, Store
+from spin_core.training.epochs import epoch_ends
 from spin_core.training.job import _objective
 from tests.stages import finetune, import_model, score
 
@@ -63,7 +66,9 @@ def make_pairs(store: Store, count: int, *, prompt: Lengths = (1, 20), real: Len
 
 def recipe_for(model: Path, **training: Any) -> Recipe:
     settings = {"epochs": 1, "pairs_per_step": 8, "tokens_per_micro_batch": 512, "warmup_ratio": 0.0, "learning_rate": 1e-3} | training
-    return Recipe.model_validate({"name": "t", "model": {"name": str(model)}, "data": {"name": "demo"}, "training": settings})
+    return Recipe.model_validate(
+        {"name": "t", "model": {"name": str(model)}, "data": {"name": "demo", "validation_size": 9}, "training": settings}
+    )
 
 
 def steps(model: Ref) -> list[dict[str, Any]]:
@@ -187,6 +192,50 @@ def test_a_run_may_stop_in_the_middle_of_its_schedule_and_take_beta_from_the_dat
     assert new.facts["beta"] == lines[0]["beta"] == 0.5
     for side in ("real", "generated"):
         assert lines[-1][f"logratio/{side}"] == pytest.approx(lines[-1][f"rewards/{side}"] / 0.5)
+
+
+@given(st.integers(1, 60), st.integers(1, 30), st.integers(1, 6))
+def test_epochs_end_where_their_last_pair_is(pairs: int, size: int, epochs: int) -> None:
+    """Counted pair by pair. The last step is the end of training, which has its model anyway."""
+    step_of = [pair // size + 1 for pair in range(pairs * epochs)]
+    expected: dict[int, int] = {}
+    for epoch in range(1, epochs + 1):
+        expected.setdefault(step_of[pairs * epoch - 1], epoch)
+    expected.pop(step_of[-1])
+    assert epoch_ends(pairs, size, epochs) == expected
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    return found
+
+
+def test_one_model_an_epoch_is_kept_and_survives_a_crash(world: tuple[Store, Ref, Ref, Ref], tiny_model: Path, tmp_path: Path) -> None:
+    """Epoch 1 ends before the checkpoint that the killed run goes on from; its model is that of a run that stopped there."""
+    _, model, pairs, reference = world
+    settings: dict[str, Any] = {"epochs": 3, "pairs_per_step": 10, "save_steps": 3}
+    recipe, store = recipe_for(tiny_model, choose_epoch=True, **settings), Store(tmp_path / "killed")
+    with killed_at(4):
+        finetune(store, recipe, 0, model, pairs, reference)
+    new = finetune(store, recipe, 0, model, pairs, reference)
+    assert sorted(folder.name for folder in (new.path / EPOCHS).iterdir()) == ["1", "2"]
+    stopped = finetune(store, recipe_for(tiny_model, stop_after_epochs=1, **settings), 0, model, pairs, reference)
+    assert not (stopped.path / EPOCHS).exists()
+    first, second, third, alone = map(weights, (new.path / EPOCHS / "1", new.path / EPOCHS / "2", new.path, stopped.path))
+    assert all(torch.allclose(first[name], alone[name], atol=1e-6) for name in alone)
+    assert not torch.equal(first["lm_head.weight"], second["lm_head.weight"])
+    assert not torch.equal(second["lm_head.weight"], third["lm_head.weight"])
+    assert not list(new.path.rglob("*.bin"))
+
+
+def test_an_adapters_epochs_are_whole_models(world: tuple[Store, Ref, Ref, Ref], tiny_model: Path) -> None:
+    store, model, pairs, reference = world
+    new = finetune(store, recipe_for(tiny_model, choose_epoch=True, epochs=2, lora={"r": 4}), 0, model, pairs, reference)
+    assert not (new.path / EPOCHS / "1" / "adapter").exists()
+    first, last, start = map(weights, (new.path / EPOCHS / "1", new.path, model.path))
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert first.keys() == last.keys()
+    assert len({tuple(found[name].flatten().tolist()) for found in (first, last, start)}) == 3
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Which of the models that training leads to becomes the next player, by the validation rows."""

@@ -1,0 +1,86 @@
+"""The child that scores candidates on the validation rows, one of them a device, and the one that writes what was taken."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from spin_core.contracts.tables import id_lists
+from spin_core.runtime.process import job_main
+from spin_core.runtime.progress import Progress, print_event
+from spin_core.scoring.job import Rows, Scorer
+from spin_core.selection.choice import Candidate
+from spin_core.selection.weights import scored_folder, write_player
+from spin_core.store.files import fsync
+from spin_core.store.locks import locked_if_free
+
+_EVENT_EVERY_S = 0.5
+
+
+def _work(job: dict[str, Any]) -> None:
+    if "take" in job:
+        write_player(job, Candidate(**job["take"]), Path(job["out"]))
+    else:
+        _score(job)
+
+
+def _score(job: dict[str, Any]) -> None:
+    """Takes one candidate after the other that no other child has taken. One that dies gives back what it had taken."""
+    rows = _read(Path(job["rows"]))
+    show = _shower(job["done"] * len(rows), job["total"] * len(rows))
+    for entry in job["candidates"]:
+        target = Path(entry["file"])
+        with locked_if_free(target.with_suffix(".lock")) as free:
+            if not free or target.exists():
+                continue
+            work = target.with_suffix("")
+            folder = scored_folder(job, Candidate(entry["epoch"], entry["gamma"]), work)
+            logps = _logps(job | {"model": str(folder)}, rows, show)
+            shutil.rmtree(work, ignore_errors=True)
+            part = target.with_suffix(".part")
+            pq.write_table(pa.table({"real_logp": pa.array(logps, pa.float64())}), part)
+            fsync(part)
+            os.replace(part, target)
+
+
+def _read(file: Path) -> Rows:
+    """The rows with the human answer on both sides: packed, that is a tree of one branch, and the other side costs nothing."""
+    table = pq.read_table(file, columns=["prompt_ids", "real_ids"])
+    prompts, answers = (id_lists(table[name]) for name in table.column_names)
+    return list(zip(prompts, answers, answers, strict=True))
+
+
+def _logps(job: dict[str, Any], rows: Rows, show: Callable[[int], None]) -> list[float]:
+    """Summed log-probs of the human answers under one model, nats; the model goes with the call."""
+    scorer, logps = Scorer(job, None, rows), [0.0] * len(rows)
+    for batch in scorer.batches(rows):
+        for index, logp in zip(batch, scorer.score([rows[i] for i in batch])[0], strict=True):
+            logps[index] = logp
+        show(len(batch))
+    return logps
+
+
+def _shower(done: int, total: int) -> Callable[[int], None]:
+    """Tells of so many more rows, twice a second at most but for the last."""
+    last = 0.0
+
+    def show(rows: int) -> None:
+        nonlocal done, last
+        done += rows
+        if time.monotonic() - last > _EVENT_EVERY_S or done >= total:
+            last = time.monotonic()
+            print_event(Progress("choosing", done, total, "rows"))
+
+    show(0)
+    return show
+
+
+if __name__ == "__main__":
+    job_main(_work)
