@@ -47,7 +47,7 @@ def _play(run: Session, iteration: int, before: Played | None) -> Played:
     reference = run.do(turn.reference(opponent, pairs))
     player = run.do(turn.player(opponent, pairs, reference))
     scored = run.do(turn.scored(player, pairs))
-    new = run.sample(turn.shards(player, encoded, "test"))  # these engines stay up for the next turn
+    new = run.sample(turn.new_shards(player, encoded))  # these engines stay up for the next turn
     verdict = run.do(turn.verdict(pairs, reference, scored, test, new))
 
     made = {"prompts": prompts, "start": start, "encoded": encoded, "opponent": opponent, "pairs": pairs, "reference": reference}

@@ -54,7 +54,7 @@ class _Look:
         reference = self._see("reference", stages.reference(opponent, pairs))
         player = self._see("model", stages.player(opponent, pairs, reference))
         scored = self._see("scored", stages.scored(player, pairs))
-        new = self._see_all("new", stages.shards(player, encoded, "test"))
+        new = self._see_all("new", stages.new_shards(player, encoded))
         self._see("evaluation", stages.verdict(pairs, reference, scored, test, new))
         return player, pairs
 

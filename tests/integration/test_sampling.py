@@ -9,6 +9,7 @@ import pytest
 
 from spin_core.encoding.ends import Ends
 from spin_core.generation.client import Client
+from spin_core.generation.engine import Prompt
 from spin_core.recipe import GenerationSettings
 from spin_core.runtime import process
 from tests.integration.test_endpoints import KEY, Server, free_port
@@ -61,7 +62,7 @@ def test_the_models_folder_does_not_change_what_a_server_samples(tmp_path: Path)
     try:
         server.wait_until_up()
         client = Client(server.url, "ours", GenerationSettings(max_new_tokens=40), KEY)
-        answers = client.sample([[A]] * 800, Ends([END], ["<|im_end|>"], END), lambda done, tokens: None)
+        answers = client.sample([Prompt([A], seed) for seed in range(800)], Ends([END], ["<|im_end|>"], END), lambda done, tokens: None)
     finally:
         process.end(server.child)
     assert "Default vLLM sampling parameters have been overridden" in server.log.read_text(), "nothing is shown"

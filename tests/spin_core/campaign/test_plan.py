@@ -43,7 +43,7 @@ def played(tmp_path: Path, tiny_model: Path) -> Store:
     pairs = build(turn.pairs(prompts, encoded, train, test, None))
     reference = build(turn.reference(start, pairs))
     player = build(turn.player(start, pairs, reference))
-    scored, new = build(turn.scored(player, pairs)), tuple(map(build, turn.shards(player, encoded, "test")))
+    scored, new = build(turn.scored(player, pairs)), tuple(map(build, turn.new_shards(player, encoded)))
     verdict = build(turn.verdict(pairs, reference, scored, test, new))
     made = {"prompts": prompts, "start": start, "encoded": encoded, "opponent": start, "pairs": pairs, "reference": reference}
     made |= {"model": player, "scored": scored, "evaluation": verdict}

@@ -99,6 +99,7 @@ class World:
             ids, finish = [], "error: too long"
         return {
             "row_id": row["row_id"],
+            "sample": 0,
             "prompt_ids": self.prompt_ids(row),
             "generated_ids": ids,
             "finish_reason": finish,

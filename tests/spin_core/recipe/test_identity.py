@@ -38,7 +38,8 @@ def digests(recipe: Recipe, home: Path) -> dict[str, str]:
         reference = see(f"{t} reference", turn.reference(opponent, pairs))
         player = see(f"{t} model", turn.player(opponent, pairs, reference))
         scored = see(f"{t} scored", turn.scored(player, pairs))
-        see(f"{t} evaluation", turn.verdict(pairs, reference, scored, test, test))
+        new = tuple(see(f"{t} new {s.index}", s) for s in turn.new_shards(player, encoded, size))
+        see(f"{t} evaluation", turn.verdict(pairs, reference, scored, test, new))
         before = player, pairs
     return found
 

@@ -13,6 +13,7 @@ from spin_core.training.rows import sizes_of, training_rows
 def test_rows_are_mapped_with_their_own_scores(tmp_path: Path) -> None:
     count = 9000  # more than are read at once
     ids = {"row_id": [f"{n // 2}" for n in range(count)], "iteration": pa.array([n % 2 for n in range(count)], pa.int32())}
+    ids["sample"] = pa.array([0] * count, pa.int32())
     lists = {
         name: pa.array([[n] * (1 + (n + shift) % 3) for n in range(count)], pa.list_(pa.int32()))
         for shift, name in enumerate(("prompt_ids", "real_ids", "generated_ids"))
