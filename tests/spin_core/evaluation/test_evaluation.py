@@ -43,6 +43,7 @@ def parts(tmp_path: Path) -> tuple[Store, Ref, Ref]:
         "finish_reason": "stop",
         "check": None,
         "iteration": 0,
+        "sample": 0,
     }
     rows = [{**real, "row_id": row, "generated_ids": [6, 2] if row == "d" else [7]} for row in ROWS]
     answers = [{"row_id": row, "prompt_ids": [5], "generated_ids": [7, 8, 9], "finish_reason": "stop", "generated": "x"} for row in ROWS]
