@@ -14,8 +14,9 @@ from spin_core.encoding.ends import Ends
 from spin_core.generation.engine import Prompt
 from spin_core.generation.sampling import generation_options, seed_of
 from spin_core.generation.transformers_engine import _work
-from spin_core.generation.vllm_server import engine_arguments
+from spin_core.generation.vllm_server import _environment, engine_arguments
 from spin_core.recipe import GenerationSettings
+from spin_core.runtime.errors import BadInput
 
 ENDS = Ends([2], ["<|im_end|>"], 2)
 
@@ -90,3 +91,13 @@ def test_our_servers_on_a_cpu_never_chunk_a_prefill() -> None:
     arguments = engine_arguments(300, (), settings)
     assert arguments.index("--no-enable-chunked-prefill") > arguments.index("--enable-chunked-prefill")
     assert arguments[-2:] == ["--max-num-batched-tokens", "300"]
+
+
+def test_batch_invariance_is_refused_where_there_is_none() -> None:
+    """It would be a key that promises and does nothing."""
+    with pytest.raises(ValueError, match="batch_invariant works with engine: vllm, not transformers"):
+        GenerationSettings(engine="transformers", batch_invariant=True)
+    settings = GenerationSettings(batch_invariant=True)
+    with pytest.raises(BadInput, match="batch_invariant needs a GPU"):
+        _environment((), settings)
+    assert _environment((), GenerationSettings())["VLLM_BATCH_INVARIANT"] == "0"
