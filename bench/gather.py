@@ -67,7 +67,8 @@ def make(store: Store, rows: int, lengths: Lengths = CHAT) -> tuple[Ref, Ref, Re
     model = store.build(Spec("model", 1, {}), lambda _: None)
 
     def write_shard(path: Path, ids: pa.Array, prompt_ids: pa.Array, rng: Any) -> None:
-        columns = [ids, prompt_ids, _ids(rng, len(ids), *sampled), pa.array(["stop"] * len(ids)), _texts(rng, len(ids), 750)]
+        columns = [ids, pa.array([0] * len(ids), pa.int32()), prompt_ids, _ids(rng, len(ids), *sampled), pa.array(["stop"] * len(ids))]
+        columns += [_texts(rng, len(ids), 750), pa.nulls(len(ids), pa.float64())]
         with TableWriter(path / "shard.parquet", SHARD) as sink:
             sink.write(pa.table(columns, schema=SHARD))
 

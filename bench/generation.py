@@ -34,7 +34,7 @@ from bench.commit import commit
 from bench.load import Load
 from spin_core.contracts.tables import read_rows
 from spin_core.encoding.ends import read_ends
-from spin_core.generation.engine import Sampler
+from spin_core.generation.engine import Prompt, Sampler
 from spin_core.generation.pool import EnginePool
 from spin_core.generation.stage import shards
 from spin_core.generation.vllm_server import cpu_environment, engine_arguments
@@ -152,7 +152,7 @@ class Spinflow:
     def wake(self, prompt: list[int]) -> None:
         """One answer, after the engine was stopped."""
         with self.pool.lease(Sampler(self.model, self.recipe.generation, self.recipe.data.max_prompt_tokens), 1) as engine:
-            engine.sample([prompt], read_ends(self.encoded.path), lambda done, tokens: None)
+            engine.sample([Prompt(prompt, 0)], read_ends(self.encoded.path), lambda done, tokens: None)
 
     def tokens_per_s(self, first: int, rows: int) -> float:
         """Samples rows `first:first + rows` in shards, several at once, as the flow does."""

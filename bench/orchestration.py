@@ -23,7 +23,7 @@ from pathlib import Path
 
 from bench.commit import commit
 from spin_core.encoding.ends import Ends
-from spin_core.generation.engine import Answer, OnAnswer
+from spin_core.generation.engine import Answer, OnAnswer, Prompt
 
 _ROWS_A_SHARD = 8
 _MARK = "@result "
@@ -37,7 +37,7 @@ class NoOp:
     def alive(self) -> bool:
         return True
 
-    def sample(self, prompts: Sequence[Sequence[int]], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
+    def sample(self, prompts: Sequence[Prompt], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
         for number, _ in enumerate(prompts, 1):
             on_answer(number, 1)
         return [Answer([2], "stop", "")] * len(prompts)

@@ -50,7 +50,7 @@ def _play(run: Session, iteration: int, before: Played | None) -> Played:
     trained = run.do(turn.player(origin, pairs, reference))
     player = run.do(turn.choice(opponent, trained, encoded)) if turn.chooses else trained
     scored = run.do(turn.held_out(player, pairs))
-    new = run.sample(turn.shards(player, encoded, "test"))  # these engines stay up for the next turn
+    new = run.sample(turn.new_shards(player, encoded))  # these engines stay up for the next turn
     verdict = run.do(turn.verdict(pairs, reference, held_out, scored, test, new))
 
     made = {"prompts": prompts, "start": start, "encoded": encoded, "opponent": opponent, "pairs": pairs, "reference": reference}

@@ -58,7 +58,7 @@ class _Look:
         trained = self._see("trained" if stages.chooses else "model", stages.player(origin, pairs, reference))
         player = self._see("model", stages.choice(opponent, trained, encoded)) if stages.chooses else trained
         scored = self._see("scored", stages.held_out(player, pairs))
-        new = self._see_all("new", stages.shards(player, encoded, "test"))
+        new = self._see_all("new", stages.new_shards(player, encoded))
         self._see("evaluation", stages.verdict(pairs, reference, held_out, scored, test, new))
         return player, (*earlier, pairs)
 

@@ -50,8 +50,12 @@ class TurnStages:
         return Encode.of(self.recipe, start, prompts)
 
     def shards(self, player: Ref, encoded: Ref, split: str, total: int | None = None) -> list[Shard]:
-        """A player's answers to the prompts of a split."""
-        return shards(self.recipe, player, encoded, split, self.label, total)
+        """The opponent's answers to the prompts of a split."""
+        return shards(self.recipe, player, encoded, split, self.label, total, self.iteration)
+
+    def new_shards(self, player: Ref, encoded: Ref, total: int | None = None) -> list[Shard]:
+        """The new player's answers to the held-out prompts: those that the next turn asks of it as the opponent."""
+        return shards(self.recipe, player, encoded, "test", self.label, total, self.iteration + 1)
 
     def pairs(self, prompts: Ref, encoded: Ref, train: tuple[Ref, ...], test: tuple[Ref, ...], before: Sequence[Ref]) -> Gather:
         """Human and sampled answers; `before` are the pairs of all earlier iterations, in order."""

@@ -40,16 +40,19 @@ ENCODED = pa.schema([("row_id", pa.string()), ("prompt_ids", IDS), ("real_ids", 
 SHARD = pa.schema(
     [
         ("row_id", pa.string()),
+        ("sample", pa.int32()),  # from 0; a prompt's samples stand together, in order
         ("prompt_ids", IDS),  # [P] exactly what the engine was given
         ("generated_ids", IDS),  # [R] exactly what it returned; an end of turn only if it was emitted
         ("finish_reason", pa.string()),  # stop | length | error: …
         ("generated", pa.string()),  # the answer as text, for people
+        ("logp", pa.float64()),  # nats, summed over generated_ids, at temperature 1; held-out rows only, else null
     ]
 )
 PAIRS = pa.schema(
     [
         ("row_id", pa.string()),
         ("iteration", pa.int32()),  # the iteration whose opponent wrote `generated`
+        ("sample", pa.int32()),  # which of its answers to this row
         ("real", MESSAGES),
         ("generated", MESSAGES),
         ("prompt_ids", IDS),  # [P]

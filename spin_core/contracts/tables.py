@@ -53,7 +53,7 @@ class TableWriter:
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._schema = schema
         # ids and texts hardly repeat, so a dictionary only costs time
-        names = [name for name in ("source", "finish_reason", "iteration") if name in schema.names]
+        names = [name for name in ("source", "finish_reason", "iteration", "sample") if name in schema.names]
         self._file = pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=[*names, *_roles(schema)])
         self._waiting: list[pa.Table] = []
         self.rows = 0

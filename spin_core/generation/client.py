@@ -6,16 +6,17 @@ Prompts go as token ids and `return_token_ids` brings the sampled ids back, so n
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import httpx
 
 from spin_core.encoding.ends import Ends
-from spin_core.generation.engine import Answer, OnAnswer
+from spin_core.generation.engine import Answer, OnAnswer, Prompt
 from spin_core.generation.sampling import fault, request_fields
 from spin_core.recipe import GenerationSettings
 from spin_core.runtime.errors import BadInput, ChildCrash
@@ -64,35 +65,36 @@ class Client:
         except httpx.HTTPError:
             return False
 
-    def sample(self, prompts: Sequence[Sequence[int]], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
-        """One answer a prompt, in order; a refused row's reason becomes its finish_reason. Raises ChildCrash if the server is gone."""
+    def sample(self, prompts: Sequence[Prompt], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
+        """See `Engine.sample`; why a prompt is refused becomes its answers' finish_reason. Raises ChildCrash if the server is gone."""
         return asyncio.run(self._sample(prompts, ends, on_answer))
 
-    async def _sample(self, prompts: Sequence[Sequence[int]], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
-        fields = request_fields(self._settings, ends)
+    async def _sample(self, prompts: Sequence[Prompt], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
         gate = asyncio.Semaphore(_MAX_OPEN)
         done = 0
 
-        async def one(client: httpx.AsyncClient, ids: Sequence[int]) -> Answer:
+        async def one(client: httpx.AsyncClient, prompt: Prompt) -> list[Answer]:
             nonlocal done
             async with gate:
                 with self._waiting():
-                    answer = await self._request(client, {"model": self._model, "prompt": list(ids), **fields}, ends)
-            done += 1
-            on_answer(done, len(answer.ids))
-            return answer
+                    body = {"model": self._model, "prompt": prompt.ids, **request_fields(self._settings, ends, prompt)}
+                    answers = await self._request(client, body, ends)
+            for answer in answers:
+                done += 1
+                on_answer(done, len(answer.ids))
+            return answers
 
         limits = httpx.Limits(max_connections=_MAX_OPEN)
         async with httpx.AsyncClient(timeout=None, limits=limits, **self._options) as client:
             try:
                 async with asyncio.TaskGroup() as group:
                     watch = group.create_task(self._watch())
-                    tasks = [group.create_task(one(client, ids)) for ids in prompts]
+                    tasks = [group.create_task(one(client, prompt)) for prompt in prompts]
                     await asyncio.gather(*tasks)
                     watch.cancel()
             except ExceptionGroup as problems:
                 raise problems.exceptions[0] from None
-        return [task.result() for task in tasks]
+        return [answer for task in tasks for answer in task.result()]
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:
@@ -116,19 +118,26 @@ class Client:
         what = f"{self.url} has answered none of {self._open} requests for {self._patience_s:.0f} s"
         raise ChildCrash(what, exit_code=-1, remedy="run again to continue")
 
-    async def _request(self, client: httpx.AsyncClient, body: dict[str, Any], ends: Ends) -> Answer:
+    async def _request(self, client: httpx.AsyncClient, body: dict[str, Any], ends: Ends) -> list[Answer]:
         try:
             response = await client.post(f"{self.url}/v1/completions", json=body)
         except httpx.TransportError:
             raise ChildCrash(f"{self.url} went away in mid-flight", exit_code=-1, remedy="run again to continue") from None
         if response.status_code in _ROW_AT_FAULT:
-            return Answer([], f"error: {response.text[:300]}", "")
+            return [Answer([], f"error: {response.text[:300]}", "")] * body["n"]
         if response.status_code != 200:
             what = " ".join(response.text.split())[:200]
             raise ChildCrash(f"{self.url} answered {response.status_code}: {what}", exit_code=-1, remedy="run again to continue")
-        choice: dict[str, Any] = response.json()["choices"][0]
-        answer = Answer(choice["token_ids"], choice["finish_reason"], choice["text"].strip())
-        problem = fault(answer.ids, answer.finish_reason, self._settings.max_new_tokens, ends)
-        if problem:
+        choices: list[dict[str, Any]] = sorted(response.json()["choices"], key=lambda choice: choice.get("index", 0))
+        answers = [Answer(choice["token_ids"], choice["finish_reason"], choice["text"].strip(), _logp(choice)) for choice in choices]
+        problems = [fault(answer.ids, answer.finish_reason, self._settings.max_new_tokens, ends) for answer in answers]
+        if len(answers) != body["n"]:
+            problems = [f"it gave {len(answers)} answers for {body['n']}"]
+        if problem := next(filter(None, problems), None):
             raise BadInput(f"{self.url} does not sample as it is asked to: {problem}", remedy="start it with --generation-config vllm")
-        return answer
+        return answers
+
+
+def _logp(choice: Mapping[str, Any]) -> float | None:
+    logprobs = choice.get("logprobs")
+    return math.fsum(logprobs["token_logprobs"]) if logprobs else None

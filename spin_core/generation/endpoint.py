@@ -9,7 +9,7 @@ from pathlib import Path
 
 from spin_core.encoding.ends import Ends
 from spin_core.generation.client import Client
-from spin_core.generation.engine import Answer, Ended, OnAnswer, Sampler
+from spin_core.generation.engine import Answer, Ended, OnAnswer, Prompt, Sampler
 from spin_core.runtime.errors import Cancelled, ChildCrash
 from spin_core.runtime.progress import Progress, emit
 
@@ -21,7 +21,8 @@ class Endpoint:
     """One of `generation.endpoints`. The constructor returns once it serves the model.
 
     The answers must come from θ_t and no other model, so a server takes part only while it serves a model under the name of
-    θ_t's folder in the store, its digest.
+    θ_t's folder in the store, its digest. Every request has a seed, on which a server of vLLM's CPU build dies while it chunks
+    prefills: such a one has to be started with `--no-enable-chunked-prefill`.
     """
 
     window = 2048  # twice vLLM's batch on a large card; what a smaller one cannot take waits there
@@ -53,7 +54,7 @@ class Endpoint:
         """Whether the server answers and serves θ_t."""
         return self._digest in self._client.served() and self._client.healthy()
 
-    def sample(self, prompts: Sequence[Sequence[int]], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
+    def sample(self, prompts: Sequence[Prompt], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
         """See `Engine.sample`."""
         return self._client.sample(prompts, ends, on_answer)
 

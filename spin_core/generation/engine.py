@@ -29,12 +29,24 @@ class Sampler:
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """What is to be answered, how often, and from which random numbers."""
+
+    ids: list[int]  # [P]
+    seed: int  # of its first answer, see `seed_of`; answer k is drawn from seed + k
+    samples: int = 1
+    logp: bool = False  # whether the answers' log-probs are wanted, which cost time
+
+
+@dataclass(frozen=True)
 class Answer:
     """One sampled answer."""
 
     ids: list[int]  # [R] as the engine returned them; the last is an end of turn only if it was emitted
     finish_reason: str  # stop | length | "error: …" for a row that the engine refused
     text: str
+    # nats, summed over ids, under the model's own distribution (temperature 1, no nucleus); None where it was not asked for
+    logp: float | None = None
 
 
 class Engine(Protocol):
@@ -42,8 +54,12 @@ class Engine(Protocol):
 
     window: int  # rows in flight that keep its batch full; shards are leased to it while it has fewer
 
-    def sample(self, prompts: Sequence[Sequence[int]], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
-        """One answer a prompt, in order, that stops at the first end of turn. Raises ChildCrash if the engine is gone."""
+    def sample(self, prompts: Sequence[Prompt], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
+        """The prompts' answers, those of a prompt side by side, each ending at the first end of turn.
+
+        They depend on the prompt and its seed, not on what else is in the batch, but for the last bits of the logits: these
+        differ with a batch's shape, and now and then tip a draw. Raises ChildCrash if the engine is gone.
+        """
         ...
 
     def alive(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,20 @@ from typing import Any
 from spin_core.contracts.rows import SHARD
 from spin_core.contracts.tables import RowReader, count_rows, write_rows
 from spin_core.encoding.ends import read_ends
-from spin_core.generation.engine import Sampler
+from spin_core.generation.engine import Prompt, Sampler
+from spin_core.generation.sampling import seed_of
 from spin_core.recipe import Recipe
 from spin_core.recipe.identity import identity
 from spin_core.runtime.launcher import Launcher
 from spin_core.runtime.progress import Progress, emit
 from spin_core.store import Ref, Spec
 
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Rows `start:stop` of one split, to be answered by one model."""
+    """Rows `start:stop` of one split, to be answered by one model, each `samples` times."""
 
     index: int
     count: int
@@ -33,6 +35,9 @@ class Shard:
     stop: int
     sampler: Sampler
     encoded: Ref
+    player: int = 0  # t of θ_t, for the seeds
+    samples: int = 1
+    logps: bool = False  # whether the answers' log-probs are kept
 
     @property
     def label(self) -> str:
@@ -41,11 +46,14 @@ class Shard:
 
     def spec(self) -> Spec:
         """The rows, and how they are sampled."""
-        params = {"split": self.split, "start": self.start, "stop": self.stop, "generation": identity(self.sampler.settings)}
+        params: dict[str, Any] = {"split": self.split, "start": self.start, "stop": self.stop, "player": self.player}
+        params["generation"] = identity(self.sampler.settings, without={"samples_per_prompt"})
+        if self.samples > 1:
+            params["generation"]["samples_per_prompt"] = self.samples
         return Spec("shard", STAGE_VERSION, params, (self.sampler.model, self.encoded))
 
     def run(self, out: Path, on: Launcher) -> dict[str, Any]:
-        """Samples one answer a row. Raises ChildCrash if the engine dies; a retry starts it again and redoes this shard only."""
+        """Samples the answers. Raises ChildCrash if the engine dies; a retry starts it again and redoes this shard only."""
         rows = _read_slice(self.encoded.path / f"{self.split}.parquet", self.start, self.stop)
         tokens = 0
 
@@ -55,38 +63,65 @@ class Shard:
             on.engines.count(new_tokens)
             self.show(done, on)
 
-        with on.engines.lease(self.sampler, len(rows)) as engine:
+        prompts = [self._prompt(row) for row in rows]
+        with on.engines.lease(self.sampler, len(rows) * self.samples) as engine:
             started = time.time()
-            answers = engine.sample([row["prompt_ids"] for row in rows], read_ends(self.encoded.path), on_answer)
+            answers = engine.sample(prompts, read_ends(self.encoded.path), on_answer)
+        asked = [(row, sample) for row in rows for sample in range(self.samples)]
         content = [
             {
                 "row_id": row["row_id"],
+                "sample": sample,
                 "prompt_ids": row["prompt_ids"],
                 "generated_ids": answer.ids,
                 "finish_reason": answer.finish_reason,
                 "generated": answer.text,
+                "logp": answer.logp,
             }
-            for row, answer in zip(rows, answers, strict=True)
+            for (row, sample), answer in zip(asked, answers, strict=True)
         ]
         write_rows(out / "shard.parquet", content, SHARD)
         facts = {"rows": len(rows), "tokens": tokens, "started": started, "ended": time.time()}
         given = self.sampler.settings.engine_args
         return facts | ({"engine_args": given} if given else {})
 
+    def _prompt(self, row: Mapping[str, Any]) -> Prompt:
+        seed = seed_of(self.sampler.settings.seed, row["row_id"], self.player)
+        return Prompt(row["prompt_ids"], seed, self.samples, self.logps)
+
     def show(self, done: int, on: Launcher) -> None:
-        """Tells how many of its rows are answered."""
+        """Tells how many of its answers are there."""
         note = f"{on.engines.rate:,.0f} tokens/s" if on.engines.rate else ""
-        emit(Progress(f"{self.turn} · sampling {self.split}", done, self.total, "rows", note, self.index))
+        emit(
+            Progress(
+                f"{self.turn} · sampling {self.split}",
+                done,
+                self.total * self.samples,
+                "answers" if self.samples > 1 else "rows",
+                note,
+                self.index,
+            )
+        )
 
 
-def shards(recipe: Recipe, model: Ref, encoded: Ref, split: str, turn: str, total: int | None = None) -> list[Shard]:
-    """Cuts the encoded rows of a split (`total`, where they are not there yet) into shards of at most `generation.shard_rows`."""
+def shards(recipe: Recipe, model: Ref, encoded: Ref, split: str, turn: str, total: int | None = None, player: int = 0) -> list[Shard]:
+    """Cuts the encoded rows of a split (`total`, where they are not there yet) into shards of at most `generation.shard_rows`.
+
+    `model` is θ_t of t = `player`. Train rows are answered `generation.samples_per_prompt` times. Log-probs are kept of the
+    answers to held-out rows, which evaluation takes the player's entropy from.
+    """
     sampler = Sampler(model, recipe.generation, recipe.data.max_prompt_tokens)
     if total is None:
         total = count_rows(encoded.path / f"{split}.parquet")
     size = recipe.generation.shard_rows
     count = -(-total // size)
-    return [Shard(i, count, total, turn, split, i * size, min(total, (i + 1) * size), sampler, encoded) for i in range(count)]
+    held_out = split != "train"
+    samples = 1 if held_out else recipe.generation.samples_per_prompt
+    ranges = [(i * size, min(total, (i + 1) * size)) for i in range(count)]
+    return [
+        Shard(i, count, total, turn, split, start, stop, sampler, encoded, player, samples, held_out)
+        for i, (start, stop) in enumerate(ranges)
+    ]
 
 
 def _read_slice(path: Path, start: int, stop: int) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from spin_core.encoding.ends import Ends
 from spin_core.generation.client import Client
-from spin_core.generation.engine import Answer, Ended, OnAnswer, Sampler
+from spin_core.generation.engine import Answer, Ended, OnAnswer, Prompt, Sampler
 from spin_core.recipe import GenerationSettings
 from spin_core.runtime import devices, memory, process
 from spin_core.runtime.errors import BadInput, Cancelled, ChildCrash
@@ -58,11 +58,12 @@ class VllmServer:
         self._hold = devices.hold(group, ended, purpose="sampling")
         try:
             _require_memory(sampler, group, ended)
+            environment = _environment(group, sampler.settings)
             key = secrets.token_urlsafe(24)
             with _reserved_port() as port:
                 self._client = Client(f"http://127.0.0.1:{port}", _SERVED_NAME, sampler.settings, key)
                 command = _command(sampler, group, port)
-                self._child = process.spawn(command, log, _environment(group, key), fds=self._hold.fds)
+                self._child = process.spawn(command, log, environment | {"VLLM_API_KEY": key}, fds=self._hold.fds)
                 self._wait_until_ready(ended, part, parts)
         except BaseException:
             self.close()
@@ -94,7 +95,7 @@ class VllmServer:
         """Whether the server process runs and answers."""
         return self._status() is None and self._client.healthy()
 
-    def sample(self, prompts: Sequence[Sequence[int]], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
+    def sample(self, prompts: Sequence[Prompt], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
         """See `Engine.sample`."""
         try:
             return self._client.sample(prompts, ends, on_answer)
@@ -157,7 +158,11 @@ def engine_arguments(length: int, group: Sequence[devices.Device], settings: Gen
     else:
         # measured on 2 cores: fp32 samples several times faster than bf16, and compiling adds 80 s of start-up for no speed
         arguments += ["--dtype", "float32", "--enforce-eager"]
-    return [*arguments, *_rendered(settings.engine_args)]  # of an argument that comes twice, the last counts
+    arguments += _rendered(settings.engine_args)  # of an argument that comes twice, the last counts
+    if not group:
+        # a request whose prefill is chunked has its seed's generator rewound, which torch's generators on a CPU cannot: the engine dies
+        arguments += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max(tokens, length))]
+    return arguments
 
 
 def _rendered(arguments: Mapping[str, object]) -> list[str]:
@@ -174,8 +179,11 @@ def _rendered(arguments: Mapping[str, object]) -> list[str]:
     return words
 
 
-def _environment(group: Sequence[devices.Device], key: str) -> dict[str, str]:
-    env = {"VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+def _environment(group: Sequence[devices.Device], settings: GenerationSettings) -> dict[str, str]:
+    if settings.batch_invariant and not group:
+        raise BadInput("generation.batch_invariant needs a GPU: vLLM's CPU build has no such kernels", remedy="leave it out")
+    env = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+    env["VLLM_BATCH_INVARIANT"] = str(int(settings.batch_invariant))  # no variable of the surroundings decides it
     return env | (devices.environment(group) if group else cpu_environment())
 
 

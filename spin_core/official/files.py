@@ -24,7 +24,9 @@ from spin_core.store import Store
 FILES = {"train": TRAIN_FILE, "test": TEST_FILE}
 # what our own answers have beside the official columns: the trainer then uses the very tokens that were sampled
 TOKENS = ("prompt_ids", "real_ids", "generated_ids", "finish_reason")
-COLUMNS = pa.schema([field for field in PAIRS if field.name not in {"iteration", "check"}])  # ids are null where a file has text only
+COLUMNS = pa.schema(
+    [field for field in PAIRS if field.name not in {"iteration", "sample", "check"}]
+)  # ids are null where a file has text only
 
 
 def open_pairs(store: Store, name: str, split: str) -> tuple[Source, Reader]:

@@ -16,7 +16,7 @@ from spin_core.sources.locate import Source, locate
 from spin_core.store import Ref, Spec, Store
 from spin_core.training.stage import Train
 
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 
 
 def finetune(store: Store, plan: Finetune) -> Path:

@@ -79,7 +79,7 @@ class _Maker:
                     continue
                 self._seen.add(key)
                 where = f"{entry['name']} row {number}"
-                yield {"row_id": key[0], "iteration": place, "real": real, "generated": generated, "raw": raw, "where": where}
+                yield {"row_id": key[0], "iteration": place, "sample": 0, "real": real, "generated": generated, "raw": raw, "where": where}
 
     def pairs(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The rows with their ids; without those that are too long, the same on both sides, or cannot be rendered."""
@@ -96,7 +96,7 @@ class _Maker:
                 self.left_out["with the same answer on both sides"] += 1
             else:
                 self.own_tokens += brought is not None
-                found.append({name: row[name] for name in ("row_id", "iteration", "real", "generated")} | ids)
+                found.append({name: row[name] for name in ("row_id", "iteration", "sample", "real", "generated")} | ids)
         return found
 
     def _own_ids(self, row: dict[str, Any]) -> dict[str, Any] | Refused | None:

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from spin_core.contracts.rows import PAIRS, TEST_FILE, TRAIN_FILE
 from spin_core.contracts.tables import TableWriter, count_rows, iter_tables, last_content, read_rows, same_lists, with_last_content
@@ -91,6 +92,7 @@ class _Join:
         self._prompts = _Cursor(Path(job["prompts"]) / f"{split}.parquet", ["row_id", "real", "check"])
         self._shards = [Path(shard) / "shard.parquet" for shard in job[split]]
         self._total = count_rows(self._encoded_file)
+        self._samples: int | None = None  # of each row
         self._done, self._shown = 0, time.monotonic()
         self.counts: Counter[str] = Counter(identical=0, refused=0)
 
@@ -98,16 +100,21 @@ class _Join:
         """Writes the pairs; returns how many rows were left out and why."""
         prove_unique(self._encoded_file, self._split)
         for answers in self._blocks():
-            wanted = self._encoded.take(answers.num_rows)
+            row_N = self._rows(answers)
+            wanted = self._encoded.take(int(row_N[-1]) + 1)
+            if wanted.num_rows <= row_N[-1]:
+                self._prove()
+            prompts = self._prompts.take_ids(wanted["row_id"]).take(row_N)
+            wanted = wanted.take(row_N)
             if not _equal(wanted, answers, "row_id"):
                 self._prove()
             if not _equal(wanted, answers, "prompt_ids"):
                 raise Corrupt(f"gather: {self._split} rows were sampled from other prompt tokens", remedy="run generate again")
-            pairs = self._pairs(wanted, answers)
+            pairs = self._pairs(prompts, wanted, answers)
             if self._shortcuts and pairs.num_rows:
                 self._shortcuts.add(*(pairs[name].combine_chunks() for name in ("real_ids", "generated_ids")))
             sink.write(pairs)
-            self._show(answers.num_rows)
+            self._show(int(row_N[-1]) + 1)
         if self._done != self._total:
             self._prove()
         return self.counts
@@ -124,8 +131,17 @@ class _Join:
         if waiting:
             yield pa.concat_tables(waiting)
 
-    def _pairs(self, wanted: pa.Table, answers: pa.Table) -> pa.Table:
-        prompts = self._prompts.take_ids(wanted["row_id"])
+    def _rows(self, answers: pa.Table) -> NDArray[np.int64]:
+        """Which of the block's rows, from 0, each answer is of. Raises Corrupt unless every row has samples 0 … S−1, in order."""
+        sample_N = answers["sample"].to_numpy()
+        if self._samples is None:
+            self._samples = int(sample_N.max()) + 1
+        number_N = np.arange(len(sample_N))
+        if not np.array_equal(sample_N, number_N % self._samples) or len(sample_N) % self._samples:
+            self._prove()
+        return number_N // self._samples
+
+    def _pairs(self, prompts: pa.Table, wanted: pa.Table, answers: pa.Table) -> pa.Table:
         usable = pc.and_(pc.is_in(answers["finish_reason"], _WHOLE), pc.greater(pc.list_value_length(answers["generated_ids"]), 0))
         usable = pc.fill_null(usable, False).combine_chunks()
         self.counts["refused"] += len(usable) - pc.sum(usable).as_py()
@@ -144,9 +160,11 @@ class _Join:
 
     def _prove(self) -> None:
         """Finds the row that breaks the order or the count, and raises Corrupt."""
-        found = [row["row_id"] for shard in self._shards for row in read_rows(shard, ["row_id"])]
+        found = [row["row_id"] for shard in self._shards for row in read_rows(shard, ["row_id", "sample"]) if not row["sample"]]
         prove_complete(found, [row["row_id"] for row in read_rows(self._encoded_file, ["row_id"])], self._split)
-        raise Corrupt(f"gather: the {self._split} shards are not in the order of the prompts", remedy="run generate again")
+        raise Corrupt(
+            f"gather: the {self._split} shards are not in the order of the prompts and their samples", remedy="run generate again"
+        )
 
     def _show(self, rows: int) -> None:
         self._done += rows

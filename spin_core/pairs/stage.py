@@ -9,7 +9,7 @@ from typing import Any
 from spin_core.runtime.launcher import Launcher
 from spin_core.store import Ref, Spec
 
-STAGE_VERSION = 4
+STAGE_VERSION = 5
 
 
 @dataclass(frozen=True)

@@ -138,8 +138,15 @@ class GenerationSettings(Group):
     """Nucleus mass; 1.0 leaves the distribution as it is."""
     shard_rows: int = Field(64, ge=1)
     """Rows a shard: what a crash costs at most."""
+    samples_per_prompt: int = Field(1, ge=1, le=64)
+    """Answers to each train prompt, every one a pair with the human answer (paper: 1); see `training.pairing`. Equal ones all stay:
+    how often p_θ gives an answer is its weight in the objective."""
     seed: int = Field(0, ge=0)
-    """Names this draw of answers. Sampling order inside an engine is not reproducible."""
+    """Chooses the draw: every answer has a random sequence of its own, from this seed, its row, its player and its number. The same
+    machine and engine give the same answers again, whatever the shards and the batches, but for the last bits of the logits, which
+    differ with a batch's shape: in fp32 next to never, in bf16 now and then. See `batch_invariant`."""
+    batch_invariant: bool = False
+    """Local vLLM engines on GPUs compute logits that do not depend on the batch, so that answers are the same to the last one; slower."""
 
     @field_validator("engine_args")
     @classmethod
@@ -150,6 +157,8 @@ class GenerationSettings(Group):
     def _endpoints_where_they_are_used(self) -> GenerationSettings:
         if (self.engine == "endpoint") != bool(self.endpoints):
             raise ValueError("engine=endpoint and a list of endpoints go together")
+        if self.batch_invariant and self.engine != "vllm":
+            raise ValueError(f"batch_invariant works with engine: vllm, not {self.engine}")
         return self
 
 
@@ -194,8 +203,12 @@ class TrainingSettings(Group):
     """Pairs in an optimiser step over all devices (paper: 64)."""
     tokens_per_micro_batch: Annotated[int, Speed] = Field(4096, ge=1)
     """Tokens in one forward and backward pass on a device; changes memory and speed, not results. A longer pair goes alone."""
+    pairing: Literal["all", "hardest", "longest", "most_likely"] = "all"
+    """Which of a row's samples of one iteration are trained on (`generation.samples_per_prompt`): all of them, or the one that has the
+    highest log-prob a token under θ_t (hardest), the most tokens (longest), or the highest log-prob under θ_t (most_likely); of equal
+    ones the first that was sampled."""
     group_rows: bool = True
-    """Keep a row's pairs (carry-over) in one micro-batch, where prompt and human answer are computed once for all of them."""
+    """Keep a row's pairs (samples and carry-over) in one micro-batch, where prompt and human answer are computed once for all of them."""
     backend: Annotated[Literal["packed", "trl"], Speed] = "packed"
     """packed computes each prompt once and pads nothing; trl is TRL's DPOTrainer, same losses, for architectures that cannot be packed."""
     attention: Annotated[Literal["auto", "varlen", "flash", "flex", "sdpa"], Speed] = "auto"

@@ -16,8 +16,8 @@ from spin_core.contracts.tables import iter_tables
 from spin_core.runtime.errors import Corrupt
 from spin_core.scoring.beta import Surprise
 
-SHARD_SCORES = pa.schema([("row_id", pa.string()), ("iteration", pa.int32()), *SCORES, ("real_tokens", pa.int32())])
-IDS = ["row_id", "iteration"]
+SHARD_SCORES = pa.schema([("row_id", pa.string()), ("iteration", pa.int32()), ("sample", pa.int32()), *SCORES, ("real_tokens", pa.int32())])
+IDS = ["row_id", "iteration", "sample"]
 SECONDS = b"seconds"  # in a shard's metadata: what scoring took
 _PAIRS = b"pairs"  # in the metadata of scores: a digest of the ids of the pairs that were scored, in their order
 
@@ -30,8 +30,8 @@ class _IdsDigest:
 
     def update(self, table: pa.Table) -> None:
         """Adds the ids of more rows."""
-        ids = zip(table["row_id"].to_pylist(), table["iteration"].to_pylist(), strict=True)
-        self._hash.update("".join(f"{row} {iteration}\n" for row, iteration in ids).encode())
+        ids = zip(*(table[name].to_pylist() for name in IDS), strict=True)
+        self._hash.update("".join(f"{row} {iteration} {sample}\n" for row, iteration, sample in ids).encode())
 
     @property
     def value(self) -> bytes:

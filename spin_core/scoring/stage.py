@@ -17,7 +17,7 @@ from spin_core.runtime.launcher import Launcher
 from spin_core.scoring.scores import join_shards, scoring_seconds, surprise
 from spin_core.store import Ref, Spec
 
-STAGE_VERSION = 5
+STAGE_VERSION = 6
 _JOB = "spin_core.scoring.job"
 _FILES = {"train": TRAIN_FILE, "test": TEST_FILE}
 # pairs that one device scores at a time: what a crash costs, and how unequally devices can end. At any number of devices the

@@ -130,7 +130,7 @@ def _train(job: dict[str, Any]) -> None:
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", job["tensorboard"])  # its default is the folder of the checkpoints, which goes
     bf16 = settings["precision"] == "bf16"
     config = without_dropout(job["model"])
-    rows = training_rows(Path(job["pairs"]), Path(job["reference"]), Path(job["work"]))
+    rows = training_rows(Path(job["pairs"]), Path(job["reference"]), Path(job["work"]), settings["pairing"])
     sizes = sizes_of(rows)
     packed = _packs(config, int(sizes.width.max()), settings)
     epochs = min(settings["epochs"], settings["stop_after_epochs"] or settings["epochs"])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
+from numpy.typing import NDArray
 
 from spin_core.contracts.rows import IDS, SCORES_OF, TRAIN_FILE
 from spin_core.contracts.tables import iter_tables
@@ -28,8 +30,10 @@ _SCHEMA = pa.schema(
 )
 
 
-def training_rows(pairs: Path, reference: Path, work: Path) -> Dataset:
-    """The train pairs with their reference log-probs, written into `work` by whichever process comes first.
+def training_rows(pairs: Path, reference: Path, work: Path, pairing: str = "all") -> Dataset:
+    """The train pairs that `training.pairing` chooses, with their reference log-probs.
+
+    They are written into `work` by whichever process comes first.
 
     Raises Corrupt where the scores are not those of these pairs, row by row.
     """
@@ -37,18 +41,44 @@ def training_rows(pairs: Path, reference: Path, work: Path) -> Dataset:
     with locked(work / "rows.lock", nobody):
         if not file.exists():
             part = file.with_suffix(".part")
-            _write(pairs / TRAIN_FILE, reference / SCORES_OF["train"], part)
+            _write(pairs / TRAIN_FILE, reference / SCORES_OF["train"], part, pairing)
             os.replace(part, file)
     return Dataset.from_file(str(file))
 
 
-def _write(pairs: Path, scores: Path, target: Path) -> None:
+def _write(pairs: Path, scores: Path, target: Path, pairing: str) -> None:
     found, start = read_scores(scores, pairs), 0
+    keep = None if pairing == "all" else _chosen(pairs, found["generated_logp"].to_numpy(), pairing)
     with pa.ipc.new_stream(target, _SCHEMA) as sink:
         for table in iter_tables(pairs, ["row_id", *_IDS]):
-            own = found.slice(start, table.num_rows)
+            rows = pa.table([*table.columns, *found.slice(start, table.num_rows).columns], schema=_SCHEMA)
+            if keep is not None:
+                rows = rows.filter(pa.array(keep[start : start + table.num_rows]))
             start += table.num_rows
-            sink.write_table(pa.table([*table.columns, *own.columns], schema=_SCHEMA))
+            sink.write_table(rows)
+
+
+def _chosen(pairs: Path, logp_N: NDArray[np.float64], pairing: str) -> NDArray[np.bool_]:
+    """Which pairs stay: of the samples of one row and one iteration the best by `PAIRINGS`, of equal ones the first."""
+    columns = ["row_id", "iteration", "sample", "generated_ids"]
+    tables = [table.set_column(3, "length", pc.list_value_length(table["generated_ids"])) for table in iter_tables(pairs, columns)]
+    found = pa.concat_tables(tables)
+    row_N = found["row_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    iteration_N, sample_N, length_N = (found[name].to_numpy() for name in ("iteration", "sample", "length"))
+    order = np.lexsort((sample_N, -PAIRINGS[pairing](logp_N, length_N), iteration_N, row_N))
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = (np.diff(row_N[order]) != 0) | (np.diff(iteration_N[order]) != 0)
+    keep = np.zeros(len(order), dtype=bool)
+    keep[order[first]] = True
+    return keep
+
+
+# of log-probs [N] under θ_t, nats, and lengths [N]: what the chosen sample has most of
+PAIRINGS: dict[str, Callable[[NDArray[np.float64], NDArray[np.int64]], NDArray[np.float64]]] = {
+    "most_likely": lambda logp_N, length_N: logp_N,
+    "hardest": lambda logp_N, length_N: logp_N / length_N,
+    "longest": lambda logp_N, length_N: length_N.astype(np.float64),
+}
 
 
 def sizes_of(rows: Dataset) -> Sizes:

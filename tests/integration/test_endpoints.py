@@ -21,6 +21,7 @@ from flows.session import SHARDS_IN_FLIGHT
 from spin_core.contracts.tables import read_rows
 from spin_core.encoding.ends import Ends
 from spin_core.generation.client import Client
+from spin_core.generation.engine import Prompt
 from spin_core.generation.pool import EnginePool
 from spin_core.generation.stage import shards
 from spin_core.generation.vllm_server import engine_arguments
@@ -158,7 +159,7 @@ def test_one_of_three_servers_goes_away_and_comes_back(servers: Servers, prefect
 def check_what_a_server_answers(server: Server, recipe: Recipe) -> None:
     """A row that the server refuses is recorded with its reason; a server that refuses us is not used."""
     client = Client(server.url, "ours", recipe.generation, KEY)
-    fine, too_long = client.sample([[5, 6, 7], [5] * (LENGTH + 1)], ENDS, lambda done, tokens: None)
+    fine, too_long = client.sample([Prompt([5, 6, 7], 0), Prompt([5] * (LENGTH + 1), 0)], ENDS, lambda done, tokens: None)
     assert fine.finish_reason in {"stop", "length"}
     assert 0 < len(fine.ids) <= 64
     assert too_long.ids == []
@@ -167,5 +168,5 @@ def check_what_a_server_answers(server: Server, recipe: Recipe) -> None:
     assert server.model.digest in client.served()
     for model, key in (("ours", "wrong"), ("another", KEY)):
         with pytest.raises(ChildCrash, match=r"answered 40[14]"):
-            Client(server.url, model, recipe.generation, key).sample([[5]], ENDS, lambda done, tokens: None)
+            Client(server.url, model, recipe.generation, key).sample([Prompt([5], 0)], ENDS, lambda done, tokens: None)
     assert Client(server.url, "ours", recipe.generation, "wrong").served() == []

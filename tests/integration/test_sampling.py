@@ -1,4 +1,5 @@
-"""A real vLLM server that takes its defaults from the worst generation_config.json there is samples the model's own distribution."""
+"""A real vLLM server that takes its defaults from the worst generation_config.json there is samples the model's own distribution,
+and the same answers again."""
 
 import json
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 from spin_core.encoding.ends import Ends
 from spin_core.generation.client import Client
+from spin_core.generation.engine import Prompt
 from spin_core.recipe import GenerationSettings
 from spin_core.runtime import process
 from tests.integration.test_endpoints import KEY, Server, free_port
@@ -53,6 +55,18 @@ class CarelessServer(Server):
         self.child = process.spawn(command, log, env | {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"})
 
 
+def _reproduced(client: Client) -> dict[str, list[tuple[int, ...]]]:
+    """Ids of the same twelve requests one at a time, together, and together in another order; and four of them as samples."""
+    prompts = [Prompt([A, B, A][: 1 + seed % 3] if seed > 3 else [A], 2**61 + seed) for seed in range(12)]
+
+    def sample(asked: list[Prompt]) -> list[tuple[int, ...]]:
+        return [tuple(answer.ids) for answer in client.sample(asked, Ends([END], ["<|im_end|>"], END), lambda done, tokens: None)]
+
+    alone = [sample([prompt])[0] for prompt in prompts]
+    several = sample([Prompt([A], 2**61, samples=4), Prompt([A], 2**61, samples=4, logp=True)])
+    return {"alone": alone, "batched": sample(prompts), "turned": sample(prompts[::-1])[::-1], "samples": several}
+
+
 @pytest.mark.engine
 def test_the_models_folder_does_not_change_what_a_server_samples(tmp_path: Path) -> None:
     """Its top_k would leave one token, its penalty would seldom say one twice, and its EOS would end answers at B."""
@@ -61,9 +75,13 @@ def test_the_models_folder_does_not_change_what_a_server_samples(tmp_path: Path)
     try:
         server.wait_until_up()
         client = Client(server.url, "ours", GenerationSettings(max_new_tokens=40), KEY)
-        answers = client.sample([[A]] * 800, Ends([END], ["<|im_end|>"], END), lambda done, tokens: None)
+        answers = client.sample([Prompt([A], seed) for seed in range(800)], Ends([END], ["<|im_end|>"], END), lambda done, tokens: None)
+        again = _reproduced(client)
     finally:
         process.end(server.child)
+    assert again["alone"] == again["batched"] == again["turned"]
+    assert len(set(again["batched"])) > 8
+    assert again["samples"] == again["batched"][:4] * 2  # sample k of a prompt is what its seed + k gives alone
     assert "Default vLLM sampling parameters have been overridden" in server.log.read_text(), "nothing is shown"
     seen: dict[int, Counter[int]] = {A: Counter(), B: Counter()}
     for answer in answers:

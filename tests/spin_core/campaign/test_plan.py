@@ -44,7 +44,7 @@ def play(store: Store, found: Recipe, iteration: int = 0, before: tuple[Ref, tup
     held_out = reference if origin == opponent else build(turn.held_out(opponent, pairs))
     trained = build(turn.player(origin, pairs, reference))
     player = build(turn.choice(opponent, trained, encoded)) if turn.chooses else trained
-    scored, new = build(turn.held_out(player, pairs)), tuple(map(build, turn.shards(player, encoded, "test")))
+    scored, new = build(turn.held_out(player, pairs)), tuple(map(build, turn.new_shards(player, encoded)))
     verdict = build(turn.verdict(pairs, reference, held_out, scored, test, new))
     made = {"prompts": prompts, "start": start, "encoded": encoded, "opponent": opponent, "pairs": pairs, "reference": reference}
     made |= {"model": player, "scored": scored, "evaluation": verdict} | ({"trained": trained} if turn.chooses else {})

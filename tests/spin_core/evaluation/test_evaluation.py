@@ -23,7 +23,7 @@ ROWS = ["a", "b", "c", "d"]
 def scored(store: Store, name: str, ids: list[str], logps: list[tuple[float, float]]) -> Ref:
     def write(out: Path) -> None:
         Surprise(6.0, 3.0).write(out)
-        columns = [ids, [0] * len(ids), *map(list, zip(*logps, strict=True)), [2] * len(ids)]
+        columns = [ids, [0] * len(ids), [0] * len(ids), *map(list, zip(*logps, strict=True)), [2] * len(ids)]
         pq.write_table(pa.table(dict(zip(SHARD_SCORES.names, columns, strict=True)), schema=SHARD_SCORES), out / "shard")
         join_shards([out / "shard"], out / SCORES_OF["test"])
 
@@ -43,6 +43,7 @@ def parts(tmp_path: Path) -> tuple[Store, Ref, Ref]:
         "finish_reason": "stop",
         "check": None,
         "iteration": 0,
+        "sample": 0,
     }
     rows = [{**real, "row_id": row, "generated_ids": [6, 2] if row == "d" else [7]} for row in ROWS]
     answers = [{"row_id": row, "prompt_ids": [5], "generated_ids": [7, 8, 9], "finish_reason": "stop", "generated": "x"} for row in ROWS]

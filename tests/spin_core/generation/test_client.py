@@ -12,6 +12,7 @@ import pytest
 from spin_core.encoding.ends import Ends
 from spin_core.generation import client as client_module
 from spin_core.generation.client import Client
+from spin_core.generation.engine import Prompt
 from spin_core.recipe import GenerationSettings
 from spin_core.runtime.errors import ChildCrash
 
@@ -69,7 +70,7 @@ def test_an_engine_that_hangs_is_taken_for_dead(address: str) -> None:
     assert client.healthy()
     started = time.monotonic()
     with pytest.raises(ChildCrash, match=r"has answered none of 2 requests for 1 s; run again to continue"):
-        client.sample([[99], [99]], ENDS, ignore)
+        client.sample([Prompt([99], 0)] * 2, ENDS, ignore)
     assert 1.0 < time.monotonic() - started < 10.0
     assert not client.healthy()  # so the pool ends it, and starts another
 
@@ -78,9 +79,9 @@ def test_an_engine_that_is_slow_is_not(address: str) -> None:
     """A shard may take as long as it likes, while answers come, to whichever shard."""
     client = Client(address, "m", GenerationSettings())
     prompts = [[tenths] for tenths in (4, 8, 12, 16, 20, 24)]
-    assert [answer.ids for answer in client.sample(prompts, ENDS, ignore)] == prompts
+    assert [answer.ids for answer in client.sample([Prompt(ids, 0) for ids in prompts], ENDS, ignore)] == prompts
     time.sleep(1.2)  # the pause between two shards is no silence
-    assert client.sample([[5]], ENDS, ignore)[0].ids == [5]
+    assert client.sample([Prompt([5], 0)], ENDS, ignore)[0].ids == [5]
     assert client.healthy()
 
 
@@ -90,7 +91,7 @@ def test_shards_that_share_a_hung_engine_are_all_told(address: str) -> None:
 
     def shard(prompt: int) -> None:
         try:
-            client.sample([[prompt]], ENDS, ignore)
+            client.sample([Prompt([prompt], 0)], ENDS, ignore)
         except BaseException as error:
             seen.append(error)
 

@@ -10,7 +10,7 @@ import pytest
 
 from spin_core.encoding.ends import Ends
 from spin_core.generation import pool as pool_module
-from spin_core.generation.engine import Answer, Ended, OnAnswer
+from spin_core.generation.engine import Answer, Ended, OnAnswer, Prompt
 from spin_core.generation.pool import EnginePool
 from spin_core.runtime.errors import BadInput, Cancelled, ChildCrash, SpinflowError
 from spin_core.store import Ref, Store
@@ -30,7 +30,7 @@ class Counted:
     def alive(self) -> bool:
         return not self.dead and not self.closed
 
-    def sample(self, prompts: Sequence[Sequence[int]], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
+    def sample(self, prompts: Sequence[Prompt], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
         if not self.alive():
             raise ChildCrash("gone", exit_code=-9)
         return [Answer([1], "stop", "") for _ in prompts]
@@ -92,7 +92,7 @@ def test_a_dead_engine_is_replaced_and_the_shard_is_told(tmp_path: Path, monkeyp
     with make(tmp_path, monkeypatch, start) as pool:
         with pytest.raises(ChildCrash), pool.lease(MODEL, 1) as engine:  # noqa: PT012
             started[0].dead = True
-            engine.sample([[1]], ENDS, lambda done, new: None)
+            engine.sample([Prompt([1], 0)], ENDS, lambda done, new: None)
         assert started[0].closed, "a dead engine's process tree may hold the memory"
         with pool.lease(MODEL, 1) as engine:
             assert engine is started[1]
@@ -126,7 +126,7 @@ def test_a_dead_engine_has_ended_before_the_next_one_starts(tmp_path: Path, monk
             waiting = [threading.Thread(target=another) for _ in range(2)]  # one finds it dead, the other wants the next
             for thread in waiting:
                 thread.start()
-            engine.sample([[1]], ENDS, lambda done, new: None)
+            engine.sample([Prompt([1], 0)], ENDS, lambda done, new: None)
         for thread in waiting:
             thread.join(5)
     assert len(started) == 2
@@ -235,7 +235,7 @@ def test_stop_is_calm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         try:
             with pool.lease(MODEL, rows) as engine:
                 while True:
-                    engine.sample([[1]], ENDS, lambda done, new: None)
+                    engine.sample([Prompt([1], 0)], ENDS, lambda done, new: None)
                     time.sleep(0.01)
         except BaseException as error:
             seen.append(error)

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from spin_core.encoding.ends import Ends
+from spin_core.generation.engine import Prompt
 from spin_core.generation.sampling import fault, generation_options, request_fields
 from spin_core.generation.transformers_engine import _work
 from spin_core.recipe import GenerationSettings
@@ -21,15 +23,15 @@ def test_a_servers_defaults_change_nothing() -> None:
     """vLLM's own request class, with the defaults of the worst generation_config.json, asks for the recipe's sampling."""
     protocol = pytest.importorskip("vllm.entrypoints.openai.completion.protocol")
     settings = GenerationSettings(max_new_tokens=40, temperature=0.7, top_p=0.9)
-    body = {"model": "ours", "prompt": [5, 6], **request_fields(settings, ENDS)}
+    body = {"model": "ours", "prompt": [5, 6], **request_fields(settings, ENDS, Prompt([5, 6], 2**61, 3))}
     request = protocol.CompletionRequest(**body)
     assert not request.model_extra, "a field that vLLM does not know"
     asked = request.to_sampling_params(body["max_tokens"], HOSTILE)
     assert asked == request.to_sampling_params(body["max_tokens"], {})
     asked.update_from_generation_config({"eos_token_id": [1, 3]}, 1)
-    assert (asked.temperature, asked.top_p, asked.max_tokens, asked.n) == (0.7, 0.9, 40, 1)
+    assert (asked.temperature, asked.top_p, asked.max_tokens, asked.n) == (0.7, 0.9, 40, 3)
     assert (asked.top_k, asked.min_p, asked.repetition_penalty) == (-1, 0.0, 1.0)
-    assert (asked.presence_penalty, asked.frequency_penalty, asked.min_tokens, asked.seed) == (0.0, 0.0, 0, None)
+    assert (asked.presence_penalty, asked.frequency_penalty, asked.min_tokens, asked.seed) == (0.0, 0.0, 0, 2**61)
     assert (asked.logit_bias, asked.allowed_token_ids, asked.bad_words, asked.stop) == (None, None, [], [])
     assert (sorted(asked.stop_token_ids), asked.eos_token_id) == ([2, 7], None)
     filled = protocol.CompletionRequest.__private_attributes__["_DEFAULT_SAMPLING_PARAMS"].default
@@ -48,11 +50,12 @@ def test_the_models_generation_config_changes_nothing(tmp_path: Path, tiny_model
             (folder / "generation_config.json").write_text(json.dumps(config))
         else:
             (folder / "generation_config.json").unlink()
-        job: dict[str, Any] = {"model": str(folder), "prompts": [[5, 6, 7]] * 64, "out": str(tmp_path / name)}
-        import torch
-
-        torch.manual_seed(0)
-        _work(job | {"options": generation_options(12, 1.0, 1.0, ENDS.ids)})
+        job: dict[str, Any] = {
+            "model": str(folder),
+            "prompts": [asdict(Prompt([5, 6, 7], seed)) for seed in range(64)],
+            "out": str(tmp_path / name),
+        }
+        _work(job | {"temperature": 1.0, "top_p": 1.0, "options": generation_options(GenerationSettings(max_new_tokens=12), ENDS)})
         answers[name] = json.loads((tmp_path / name).read_text())
     assert answers["own"] == answers["neutral"]
     assert len({tuple(answer["ids"]) for answer in answers["own"]}) > 32
@@ -61,8 +64,12 @@ def test_the_models_generation_config_changes_nothing(tmp_path: Path, tiny_model
 def test_every_engine_stops_on_the_same_ids(tmp_path: Path, tiny_model: Path) -> None:
     """The transformers engine ends an answer at the first of them, keeps it, and leaves it out of the text."""
     ends = Ends(list(range(2, 60)), [], 2)  # many, so that every answer meets one
-    job: dict[str, Any] = {"model": str(tiny_model), "prompts": [[5, 6, 7], [70]] * 8, "out": str(tmp_path / "answers")}
-    _work(job | {"options": generation_options(60, 1.0, 1.0, ends.ids)})
+    job: dict[str, Any] = {
+        "model": str(tiny_model),
+        "prompts": [asdict(Prompt(ids, 1)) for ids in [[5, 6, 7], [70]] * 8],
+        "out": str(tmp_path / "answers"),
+    }
+    _work(job | {"temperature": 1.0, "top_p": 1.0, "options": generation_options(GenerationSettings(max_new_tokens=60), ends)})
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
@@ -70,7 +77,7 @@ def test_every_engine_stops_on_the_same_ids(tmp_path: Path, tiny_model: Path) ->
         assert answer["finish_reason"] == "stop"
         assert answer["ids"] == ends.cut(answer["ids"])
         assert answer["text"] == tokenizer.decode(answer["ids"][:-1], skip_special_tokens=True).strip()
-    assert set(ends.ids) == set(request_fields(GenerationSettings(), ends)["stop_token_ids"])
+    assert set(ends.ids) == set(request_fields(GenerationSettings(), ends, Prompt([5], 0))["stop_token_ids"])
 
 
 @pytest.mark.parametrize(

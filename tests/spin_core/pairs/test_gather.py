@@ -99,6 +99,7 @@ class World:
             ids, finish = [], "error: too long"
         return {
             "row_id": row["row_id"],
+            "sample": 0,
             "prompt_ids": self.prompt_ids(row),
             "generated_ids": ids,
             "finish_reason": finish,
@@ -167,6 +168,37 @@ def test_one_answer_on_both_sides_is_no_pair(world: World, monkeypatch: pytest.M
     kept = [row["generated_ids"] for row in read_rows(pairs.path / TRAIN_FILE)]
     assert kept == [[9, *ids[: -1 if i % 5 == 3 else None]] for i, ids in enumerate(human) if i % 5 > 2]
     assert pairs.facts["identical"] == len(human) - len(kept)
+
+
+@settings(max_examples=3, deadline=None)
+@given(samples=st.integers(1, 4), shard_rows=st.integers(6, 20))
+def test_every_sample_is_a_pair_of_its_own_row(tmp_path_factory: pytest.TempPathFactory, samples: int, shard_rows: int) -> None:
+    """Equal answers of a row all stay; one sample a row is what there was without samples."""
+    world = World(tmp_path_factory.mktemp("world"), 30, shard_rows=shard_rows * samples)  # shards hold whole rows
+
+    def change(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{**a, "sample": k, "generated": f"{a['generated']}.{k // 2}"} for a in answers for k in range(samples)]
+
+    several = read_rows(world.join(world.shards("train", change), world.shards("test")).path / TRAIN_FILE)
+    one = read_rows(world.join(world.shards("train", tag=1), world.shards("test")).path / TRAIN_FILE)
+    wanted = [
+        {
+            **pair,
+            "sample": k,
+            "generated": [pair["generated"][0], {"role": "assistant", "content": f"{pair['generated'][-1]['content']}.{k // 2}"}],
+        }
+        for pair in one
+        for k in range(samples)
+    ]
+    assert several == wanted
+
+
+def test_a_lost_sample_is_found(world: World) -> None:
+    def change(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{**a, "sample": k} for a in answers for k in range(2)][:-1]
+
+    with pytest.raises(Corrupt, match="not in the order of the prompts and their samples"):
+        world.join(world.shards("train", change), world.shards("test"))
 
 
 def test_carry_over_takes_the_previous_iterations_own_pairs(world: World) -> None:

@@ -42,7 +42,8 @@ def digests(recipe: Recipe, home: Path) -> dict[str, str]:
         trained = see(f"{t} model", turn.player(origin, pairs, reference))
         player = see(f"{t} choice", turn.choice(opponent, trained, encoded)) if turn.chooses else trained
         scored = see(f"{t} scored", turn.held_out(player, pairs))
-        see(f"{t} evaluation", turn.verdict(pairs, reference, held_out, scored, test, test))
+        new = tuple(see(f"{t} new {s.index}", s) for s in turn.new_shards(player, encoded, size))
+        see(f"{t} evaluation", turn.verdict(pairs, reference, held_out, scored, test, new))
         opponent, earlier = player, [*earlier, pairs]
     return found
 

@@ -14,7 +14,12 @@ from spin_core.scoring.scores import SHARD_SCORES, join_shards, read_scores
 
 def pairs_of(ids: list[tuple[str, int]]) -> pa.Table:
     return pa.table(
-        {"row_id": [row for row, _ in ids], "iteration": pa.array([t for _, t in ids], pa.int32()), "real_ids": [[1]] * len(ids)}
+        {
+            "row_id": [row for row, _ in ids],
+            "iteration": pa.array([t for _, t in ids], pa.int32()),
+            "sample": pa.array([0] * len(ids), pa.int32()),
+            "real_ids": [[1]] * len(ids),
+        }
     )
 
 
@@ -29,7 +34,7 @@ def scores(tmp_path: Path) -> Path:
         ids = pairs_of(IDS[start : start + 7])
         logps = [pa.array([float(-factor * (start + n)) for n in range(ids.num_rows)]) for factor in (1, 2)]
         shards.append(tmp_path / f"{start}.parquet")
-        columns = [ids["row_id"], ids["iteration"], *logps, pa.array([10] * ids.num_rows, pa.int32())]
+        columns = [ids["row_id"], ids["iteration"], ids["sample"], *logps, pa.array([10] * ids.num_rows, pa.int32())]
         pq.write_table(pa.table(columns, schema=SHARD_SCORES), shards[-1])
     join_shards(shards, tmp_path / "scores.parquet")
     return tmp_path / "scores.parquet"
