@@ -24,7 +24,7 @@ audit: $(VENV)/.installed
 
 # Two files at a time, whole campaigns first: most tests wait for their children.
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/rehearsal tests/integration tests/deployments tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/rehearsal tests/integration tests/deployments tests
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

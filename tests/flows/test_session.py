@@ -13,7 +13,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 import flows.session
 from spin_core.contracts.tables import read_rows
 from spin_core.encoding.ends import Ends
-from spin_core.generation.engine import Answer, OnAnswer
+from spin_core.generation.engine import Answer, OnAnswer, Prompt
 from spin_core.generation.pool import EnginePool
 from spin_core.generation.stage import shards
 from spin_core.recipe import Recipe
@@ -37,11 +37,11 @@ class Fussy:
     def alive(self) -> bool:
         return True
 
-    def sample(self, prompts: Sequence[Sequence[int]], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
-        self.calls.append(prompts[0][0])
-        if prompts[0][0] in self.crash_on:
+    def sample(self, prompts: Sequence[Prompt], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
+        self.calls.append(prompts[0].ids[0])
+        if prompts[0].ids[0] in self.crash_on:
             raise ChildCrash("out of luck", exit_code=-9)
-        return [Answer([], "error: no", "") if prompt[0] in self.refuse else Answer([2], "stop", "") for prompt in prompts]
+        return [Answer([], "error: no", "") if prompt.ids[0] in self.refuse else Answer([2], "stop", "") for prompt in prompts]
 
     def close(self) -> None:
         pass
