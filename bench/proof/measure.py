@@ -10,7 +10,7 @@ from bench.proof.families import FAMILIES, Row
 from bench.proof.player import logps, sample
 from bench.proof.settings import SAMPLES
 
-_KL_ROWS = 50  # of each family of phrasings: all their right answers have to be scored
+KL_ROWS = 50  # of each family of phrasings: all their right answers have to be scored
 Values = dict[str, list[float | None]]
 
 
@@ -54,7 +54,7 @@ def measured(model: Any, rows: list[Row], seed: int) -> Values:
 def _divergences(model: Any, rows: list[Row], human: list[float]) -> list[float | None]:
     """KL(p_data ‖ p_θ) of each row's answer. With one right answer it is that answer's NLL."""
     found: list[float | None] = [-logp for logp in human]
-    left = Counter({family: _KL_ROWS for family in FAMILIES})
+    left = Counter({family: KL_ROWS for family in FAMILIES})
     chosen = []
     for number, row in enumerate(rows):
         if len(row.support) > 1:

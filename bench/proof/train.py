@@ -69,9 +69,7 @@ def spin(model: Any, pairs: list[Pair], settings: TrainingSettings) -> Played:
 
     def loss_sum(batch: list[int]) -> Tensor:
         given = collate_pairs([pairs[i] for i in batch])
-        packed = pack(
-            [pairs[i]["prompt_ids"] for i in batch] * 2, [pairs[i][side] for side in ("real_ids", "generated_ids") for i in batch]
-        )
+        packed = Packed(**{name: given[name] for name in Packed.__dataclass_fields__})
         real_B, generated_B = answer_logps(model, packed).chunk(2)
         found = Pairs(real_B, generated_B, **{name: given[name] for name in Pairs.__dataclass_fields__ if name in given})
         loss_B, metrics = goal.loss(found)
