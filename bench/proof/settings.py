@@ -29,7 +29,7 @@ class Sizes:
     validation: int = 400
     held_out: int = 800
     base: int = 6000  # spoiled rows that the base model is made of
-    base_epochs: int = 5
+    base_epochs: int = 4
     width: int = 128
     layers: int = 4
 

@@ -44,7 +44,7 @@ from spin_core.store.locks import locked_if_free
 
 _SLEEP_S = 5
 _EARLY = ("published", "auto", "auto_search")
-_WEAK = ("published", "auto", "auto_search", "auto_search_4", "nce_search")
+_WEAK = ("published", "auto", "auto_search")
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Work:
 
     def _base(self, seed: int) -> None:
         model = make(self.sizes, seed)
-        keys: dict[str, Any] = {"learning_rate": 1e-3, "epochs": self.sizes.base_epochs, "pairs_per_step": 32, "seed": seed}
+        keys: dict[str, Any] = {"learning_rate": 1e-3, "epochs": self.sizes.base_epochs, "pairs_per_step": 16, "seed": seed}
         weights, _ = fine_tune(model, base_rows(self.sizes, seed), TrainingSettings(**keys, precision="fp32"), adam=True)
         self._keep(f"base/{seed}", weights)
         self._save(f"base/{seed}", {"parameters": sum(value.numel() for value in model.parameters())})
