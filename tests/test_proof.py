@@ -76,7 +76,12 @@ def test_the_bootstrap_covers() -> None:
 def player(dice: np.random.Generator, right: float, nll: float) -> dict[str, Any]:
     """A player's held-out values, about as good as said."""
     shares = (dice.random((ROWS, 4)) < right).mean(1)
-    return {"t1": shares, "greedy": (dice.random(ROWS) < right) * 1.0, "nll": dice.normal(nll, 0.01, ROWS) * 10, "tokens": np.full(ROWS, 10.0)}
+    return {
+        "t1": shares,
+        "greedy": (dice.random(ROWS) < right) * 1.0,
+        "nll": dice.normal(nll, 0.01, ROWS) * 10,
+        "tokens": np.full(ROWS, 10.0),
+    }
 
 
 def campaign(seed: int, last: tuple[float, float]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +100,13 @@ def collect(run: Run) -> dict[str, Any]:
     for name, regime in REGIMES.items():
         seeds = {str(seed): found for seed in SEEDS if (found := _seed(run, name, seed))}
         tuning = {
-            f"{arm}/{rate:g}": [_without_rows(step) for step in found["steps"]]
-            for arm in TUNED_ON
-            for rate in PLAY_RATES
-            if (found := run.read(f"tune/{name}/{arm}/{rate:g}"))
+            unit: [_without_rows(step) for step in found["steps"]]
+            for arm, rate, seed in product(TUNED_ON, PLAY_RATES, TUNING)
+            if (found := run.read(f"tune/{name}/{(unit := f'{arm}/{rate:g}/{seed}')}"))
         }
         verdicts = {arm: verdict_of(run, name, arm) for arm in CANDIDATES if run.whole(name, arm)}
         regimes[name] = {"title": regime.title, "tuning": tuning, "seeds": seeds, "verdicts": verdicts}
-    settings = {"seeds": SEEDS, "tuning_seed": TUNING, "iterations": ITERATIONS, "play_rates": PLAY_RATES, "sft_rates": SFT_RATES}
+    settings = {"seeds": SEEDS, "tuning_seeds": TUNING, "iterations": ITERATIONS, "play_rates": PLAY_RATES, "sft_rates": SFT_RATES}
     settings |= {"sft_epochs": SFT_EPOCHS, "kl_rows": KL_ROWS, "arms": {name: vars(arm) for name, arm in ARMS.items()}}
     final = verdict_of(run, "main", DEFAULT)
     return {"bench": "proof", **run.facts, "settings": settings, "verdict": {"arm": DEFAULT, **final}, "regimes": regimes}

@@ -78,8 +78,8 @@ def _add(prompt: list[str]) -> list[str]:
 
 
 def _sums(digits: list[str]) -> list[str]:
-    """The running sum modulo 4: every step is easy, and one slip spoils all that follow."""
-    return [str(sum(map(int, digits[: place + 1])) % 4) for place in range(len(digits))]
+    """The running sum modulo 5: every step is easy, and one slip spoils all that follow."""
+    return [str(sum(map(int, digits[: place + 1])) % 5) for place in range(len(digits))]
 
 
 def _digits(dice: random.Random, count: int, below: int) -> list[str]:
@@ -91,7 +91,7 @@ FAMILIES: dict[str, Family] = {
     "story": Family("phrasings", 400, lambda d: ["story", d.choice(_NAMES), *d.sample(_THINGS, 3)], _story),
     "sort": Family("hard", 300, lambda d: ["sort", *d.sample(_LETTERS, 8)], _certain(sorted)),
     "add": Family("hard", 400, lambda d: ["add", *_digits(d, 2, 8), "+", *_digits(d, 2, 8), "="], _certain(_add)),
-    "sums": Family("hard", 300, lambda d: ["sums", *_digits(d, 14, 4)], _certain(_sums)),
+    "sums": Family("hard", 300, lambda d: ["sums", *_digits(d, 14, 5)], _certain(_sums)),
     "copy": Family("control", 200, lambda d: ["copy", *d.choices(_LETTERS, k=4)], _certain(list)),
 }
 

@@ -9,13 +9,13 @@ from bench.proof.families import FAMILIES
 from spin_core.recipe import TrainingSettings
 
 SEEDS = (0, 1, 2, 3, 4)  # reported
-TUNING = 100  # another draw of everything: learning rates are chosen on its validation rows
+TUNING = (100, 101)  # other draws of everything: learning rates are chosen on their validation rows
 ITERATIONS = 6
 GAMMAS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the line search
 SAMPLES = 4  # held-out answers a prompt at T = 1
 TEMPERATURES = (0.7, 0.85)  # of the SFT player
-PLAY_RATES = (3e-6, 1e-5, 3e-5)  # for all arms of self-play
-SFT_RATES = (3e-5, 1e-4, 3e-4)  # for SFT continued
+PLAY_RATES = (1e-6, 3e-6, 1e-5, 3e-5)  # for all arms of self-play
+SFT_RATES = (1e-5, 3e-5, 1e-4, 3e-4)  # for SFT continued
 SFT_EPOCHS = 6
 TUNING_ITERATIONS = 2
 TOKENS = 4096  # a micro-batch
@@ -29,7 +29,7 @@ class Sizes:
     validation: int = 400
     held_out: int = 800
     base: int = 6000  # spoiled rows that the base model is made of
-    base_epochs: int = 4
+    base_epochs: int = 5
     width: int = 128
     layers: int = 4
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.proof.collect import CANDIDATES, Figures, Run, figures
 from bench.proof.families import FAMILIES
-from bench.proof.settings import ARMS, ITERATIONS, PLAY_RATES, REGIMES, SEEDS, TUNED_ON, Arm
+from bench.proof.settings import ARMS, ITERATIONS, PLAY_RATES, REGIMES, SEEDS, TUNED_ON, TUNING, Arm
 from bench.proof.statistics import Interval, over_seeds
 
 _MEASURES = ("t1", "greedy", "nll", "kl", "entropy")
@@ -118,11 +118,9 @@ def chosen(run: Run, regime: str) -> list[str]:
     """What the validation rows chose."""
     tried = []
     for rate in PLAY_RATES:
-        found = [run.read(f"tune/{regime}/{arm}/{rate:g}") for arm in TUNED_ON]
-        if all(found):
-            lasts = [own["steps"][-1] for own in found]
-            told = " and ".join(f"{last['validation_nll']:.4f} ({100 * last['validation_t1']:.1f} %)" for last in lasts)
-            tried.append(f"{told} at {rate:g}")
+        found = [[run.read(f"tune/{regime}/{arm}/{rate:g}/{seed}") for seed in TUNING] for arm in TUNED_ON]
+        if all(map(all, found)):
+            tried.append(f"{' and '.join(_tried([own['steps'][-1] for own in listed]) for listed in found)} at {rate:g}")
     lines = [f"- learning rate of all arms: {_rate(run, regime)}; NLL (T = 1 accuracy) after two iterations of {' and '.join(TUNED_ON)}:"]
     lines[0] += f" {'; '.join(tried)}"
     if sft := run.sft(regime):
@@ -133,6 +131,12 @@ def chosen(run: Run, regime: str) -> list[str]:
         if whole and (described.search or described.beta == "auto"):
             lines.append(f"- {described.title}: {'; '.join(_own(described, whole))}")
     return lines
+
+
+def _tried(lasts: list[Any]) -> str:
+    """Means over the tuning seeds."""
+    nll, right = (sum(last[name] for last in lasts) / len(lasts) for name in ("validation_nll", "validation_t1"))
+    return f"{nll:.4f} ({100 * right:.1f} %)"
 
 
 def _own(arm: Arm, whole: list[list[Any]]) -> list[str]:

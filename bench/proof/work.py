@@ -2,7 +2,7 @@
 
 base/S                 a base model
 theta0/R/S             θ_0 of a regime
-tune/R/ARM/RATE        two iterations on the tuning seed, on validation rows
+tune/R/ARM/RATE/S      two iterations on a tuning seed, on validation rows
 sft/R/S                SFT continued, tuned and early-stopped
 play/R/S/ARM           six iterations, a file each
 """
@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,11 @@ class Unit:
     run: Callable[[], None]
 
 
+def tuned_name(regime: str, arm: str, rate: float, seed: int) -> str:
+    """The unit that tries a learning rate."""
+    return f"tune/{regime}/{arm}/{rate:g}/{seed}"
+
+
 class Work:
     """All units over one folder, in the order of their weight."""
 
@@ -69,18 +75,16 @@ class Work:
     def _of_regime(self, regime: str, arms: tuple[str, ...], later: tuple[str, ...]) -> list[Unit]:
         found = []
         if arms:
-            for seed in (TUNING, *SEEDS):
+            for seed in (*TUNING, *SEEDS):
                 if regime == "main":
                     found.append(Unit(f"base/{seed}", (), lambda seed=seed: self._base(seed)))  # type: ignore[misc]
                 found.append(Unit(f"theta0/{regime}/{seed}", (f"base/{seed}",), lambda seed=seed: self._theta0(regime, seed)))  # type: ignore[misc]
-            for rate in PLAY_RATES:
-                for arm in TUNED_ON:
-                    start = f"theta0/{regime}/{TUNING}"
-                    run = lambda arm=arm, rate=rate: self._tune(regime, arm, rate)  # noqa: E731
-                    found.append(Unit(f"tune/{regime}/{arm}/{rate:g}", (start,), run))
+            for rate, arm, seed in product(PLAY_RATES, TUNED_ON, TUNING):
+                run = lambda arm=arm, rate=rate, seed=seed: self._tune(regime, arm, rate, seed)  # noqa: E731
+                found.append(Unit(tuned_name(regime, arm, rate, seed), (f"theta0/{regime}/{seed}",), run))
             for seed in SEEDS:
                 found.append(Unit(f"sft/{regime}/{seed}", (f"theta0/{regime}/{seed}",), lambda seed=seed: self._sft(regime, seed)))  # type: ignore[misc]
-        tuned = tuple(f"tune/{regime}/{arm}/{rate:g}" for rate in PLAY_RATES for arm in TUNED_ON)
+        tuned = tuple(tuned_name(regime, *each) for each in product(TUNED_ON, PLAY_RATES, TUNING))
         for arm in arms or later:
             for seed in SEEDS:
                 run = lambda arm=arm, seed=seed: self._play(regime, seed, arm)  # noqa: E731
@@ -140,7 +144,7 @@ class Work:
 
     def _base(self, seed: int) -> None:
         model = make(self.sizes, seed)
-        keys: dict[str, Any] = {"learning_rate": 1e-3, "epochs": self.sizes.base_epochs, "pairs_per_step": 16, "seed": seed}
+        keys: dict[str, Any] = {"learning_rate": 1e-3, "epochs": self.sizes.base_epochs, "pairs_per_step": 32, "seed": seed}
         weights, _ = fine_tune(model, base_rows(self.sizes, seed), TrainingSettings(**keys, precision="fp32"), adam=True)
         self._keep(f"base/{seed}", weights)
         self._save(f"base/{seed}", {"parameters": sum(value.numel() for value in model.parameters())})
@@ -156,21 +160,21 @@ class Work:
         found = {"curve": curve, "validation_nll": nll(model, data.validation), "held_out": measured(model, data.held_out, seed)}
         self._save(f"theta0/{regime}/{seed}", found | {"families": [row.family for row in data.held_out]})
 
-    def _tune(self, regime: str, arm: str, rate: float) -> None:
-        data, start = self._data(TUNING, regime), self._kept(f"theta0/{regime}/{TUNING}")
+    def _tune(self, regime: str, arm: str, rate: float, seed: int) -> None:
+        data, start = self._data(seed, regime), self._kept(f"theta0/{regime}/{seed}")
         state, steps = State(start), []
         for iteration in range(TUNING_ITERATIONS):
-            done = play(self._model, ARMS[arm], state, start, data, TUNING, rate, iteration)
-            done["validation_t1"] = float(np.mean(accuracy(self._model, data.validation, TUNING, 1.0)))
+            done = play(self._model, ARMS[arm], state, start, data, seed, rate, iteration)
+            done["validation_t1"] = float(np.mean(accuracy(self._model, data.validation, seed, 1.0)))
             steps.append(done)
-        self._save(f"tune/{regime}/{arm}/{rate:g}", {"steps": steps})
+        self._save(tuned_name(regime, arm, rate, seed), {"steps": steps})
 
     def rate(self, regime: str) -> float:
-        """The learning rate of all arms: the lowest NLL on the tuning seed's validation rows, mean over the arms that were tuned on."""
+        """The learning rate of all arms: the lowest NLL on validation rows, mean over tuning seeds and the arms that were tuned on."""
 
         def after(rate: float) -> float:
-            found = [self.read(f"tune/{regime}/{arm}/{rate:g}")["steps"][-1]["validation_nll"] for arm in TUNED_ON]
-            return float(np.mean(found))
+            names = [tuned_name(regime, arm, rate, seed) for arm, seed in product(TUNED_ON, TUNING)]
+            return float(np.mean([self.read(name)["steps"][-1]["validation_nll"] for name in names]))
 
         return min(PLAY_RATES, key=after)
 

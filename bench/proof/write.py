@@ -62,7 +62,7 @@ def _page(run: Run, bar: dict[str, Any], pictures: dict[str, bool], results: str
         default=ARMS[DEFAULT].title.split(": ")[1],
         parts=_parts(bar),
         losses=[_loss(loss) for loss in bar["losses"]],
-        parameters=f"{(run.read(f'base/{settings.TUNING}') or {}).get('parameters', 0):,}",
+        parameters=f"{(run.read(f'base/{settings.TUNING[0]}') or {}).get('parameters', 0):,}",
         sizes={name: f"{value:,}" for name, value in run.facts["sizes"].items()},
         families=[_family(name) for name in FAMILIES],
         kl_rows=KL_ROWS,
