@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PORT   ?= 4200
 RECIPE ?= recipes/demo.yaml
 
-.PHONY: demo test lint format clean up down audit chaos bench-generation bench-training bench-orchestration bench-gpu bench-sweep
+.PHONY: demo test lint format clean up down audit chaos bench-generation bench-training bench-orchestration bench-gpu bench-sweep proof
 demo: $(VENV)/.installed
 	$(BIN)/spinflow run recipes/demo.yaml
 
@@ -58,6 +58,11 @@ bench-orchestration: $(VENV)/.installed
 # Every kind of decoder, tiny: are its log-probs those of a plain forward pass?
 bench-sweep: $(VENV)/.installed
 	$(BIN)/python -m bench.sweep
+
+# Does self-play keep what it wins, and is it worth more than SFT? About three hours on two cores; goes on where it was ended.
+WORK ?= $(or $(TMPDIR),/tmp)/spinflow-proof
+proof: $(VENV)/.installed
+	$(BIN)/python -m bench.proof --work $(WORK)
 
 # On a machine with a GPU; torch, transformers and accelerate are enough for it, so it also runs outside the venv.
 bench-gpu: $(VENV)/.installed
