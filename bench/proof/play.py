@@ -7,11 +7,14 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+
 from bench.proof.families import Row, draw, spoil
 from bench.proof.measure import nll
-from bench.proof.player import Weights, between, sample, weights_of
+from bench.proof.player import Weights, between, logps, sample, weights_of
 from bench.proof.settings import GAMMAS, REGIMES, Arm, Sizes
 from bench.proof.train import Pair, make_pairs, score, spin, trainable
+from spin_core.selection.choice import Weighed, best, candidates, weigh
 
 
 @dataclass
@@ -62,13 +65,20 @@ def play(model: Any, arm: Arm, state: State, start: Weights, data: Data, seed: i
         done |= asdict(spin(model, pairs, settings))
     new = weights_of(model)
     if arm.search:
-        done["search"] = {}
-        for gamma in GAMMAS:
-            model.load_state_dict(between(state.weights, new, gamma))
-            done["search"][str(gamma)] = nll(model, data.validation)
-        done["gamma"] = min(GAMMAS, key=lambda gamma: done["search"][str(gamma)])
+        weighed = _search(model, state.weights, new, data.validation)
+        done["search"] = {str(one.candidate.gamma): one.nll for one in weighed}
+        done["gamma"] = best(weighed, may_stay=True).candidate.gamma
         new = between(state.weights, new, done["gamma"])
         model.load_state_dict(new)
     state.weights, state.fresh = new, fresh
     done["validation_nll"] = nll(model, data.validation)
     return done | {"settings": {"loss": arm.loss, "rate": settings.learning_rate}, "seconds": round(time.perf_counter() - begun, 1)}
+
+
+def _search(model: Any, old: Weights, new: Weights, rows: list[Row]) -> list[Weighed]:
+    """Every model between two on the rows, θ_t first."""
+    found, logp_CV = candidates((), GAMMAS), []
+    for candidate in found:
+        model.load_state_dict(between(old, new, candidate.gamma))
+        logp_CV.append(logps(model, [row.prompt for row in rows], [row.real for row in rows]))
+    return weigh(found, np.array(logp_CV), np.array([len(row.real) for row in rows]))

@@ -11,7 +11,7 @@ from spin_core.recipe import TrainingSettings
 SEEDS = (0, 1, 2, 3, 4)  # reported
 TUNING = (100, 101)  # other draws of everything: learning rates are chosen on their validation rows
 ITERATIONS = 6
-GAMMAS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the line search
+GAMMAS = (0.25, 0.5, 0.75)  # of the line search; 0 and 1 always take part
 SAMPLES = 4  # held-out answers a prompt at T = 1
 TEMPERATURES = (0.7, 0.85)  # of the SFT player
 PLAY_RATES = (1e-6, 3e-6, 1e-5, 3e-5)  # for all arms of self-play

@@ -72,7 +72,7 @@ def _page(run: Run, bar: dict[str, Any], pictures: dict[str, bool], results: str
         tuned_on=" and ".join(settings.TUNED_ON),
         play_rates=_listed(settings.PLAY_RATES),
         sft_rates=_listed(settings.SFT_RATES),
-        gammas=_listed(settings.GAMMAS),
+        gammas=_listed((0.0, *settings.GAMMAS, 1.0)),
         regimes=[
             {"name": name, "title": regime.title, "picture": pictures[name], "tables": _tables(run, name)}
             for name, regime in REGIMES.items()
