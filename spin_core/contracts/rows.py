@@ -11,6 +11,7 @@ import pyarrow as pa
 
 TRAIN_FILE = "train_prefs-00000-of-00001.parquet"  # of `pairs`: the official scripts' names
 TEST_FILE = "test_prefs-00000-of-00001.parquet"
+SPLITS = ("train", "test", "validation")  # of `prompts` and `encoded`: a parquet file each; the last only where it was asked for
 CHOICE = "choice.json"  # of a chosen model
 EPOCHS = "epochs"  # of a trained model: a folder with the weights after each epoch but the last, by number
 SCORES_OF = {"train": "scores.parquet", "test": "test_scores.parquet"}  # of `reference`, by split

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from spin_core.contracts.rows import MESSAGES
+from spin_core.contracts.rows import MESSAGES, SPLITS
 
 _GROUP_ROWS = 8192  # rows of a row group: what a reader has in memory at once
 
@@ -118,6 +118,12 @@ class RowReader:
             self._last = None  # one in memory at a time
             self._last = number, self._file.read_row_group(number, self._columns)
         return self._last[1]
+
+
+def split_files(folder: Path) -> dict[str, Path]:
+    """The files of the splits that a `prompts` or `encoded` artifact has."""
+    files = {split: folder / f"{split}.parquet" for split in SPLITS}
+    return {split: file for split, file in files.items() if file.exists()}
 
 
 def id_lists(column: pa.ChunkedArray) -> list[list[int]]:

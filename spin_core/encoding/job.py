@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from spin_core.contracts.rows import ENCODED, REJECTED
-from spin_core.contracts.tables import TableWriter, count_rows, iter_tables
+from spin_core.contracts.tables import TableWriter, count_rows, iter_tables, split_files
 from spin_core.runtime import process
 from spin_core.runtime.errors import BadInput
 from spin_core.runtime.progress import Progress, print_event
@@ -51,8 +51,7 @@ class _Encoder:
         self._refused = Refused
         self._renderer = Renderer(Path(job["model"]), job["chat_template_kwargs"])
         self.ends = self._renderer.ends
-        files = {split: Path(job["prompts"]) / f"{split}.parquet" for split in ("train", "test", "validation")}
-        self._files = {split: file for split, file in files.items() if file.exists()}
+        self._files = split_files(Path(job["prompts"]))
         self._prompt_limit, self._answer_limit = job["max_prompt_tokens"], job["max_new_tokens"]
         self.sizes = {split: count_rows(file) for split, file in self._files.items()}
         self._first, self.remedy = "", ""

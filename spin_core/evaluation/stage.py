@@ -65,9 +65,10 @@ class Evaluate:
             "iteration": self.iteration,
             "before": _player(rows, before, old_by_id),
             "after": _player(rows, after, new_by_id),
-            "game": _game(rows, before, after, Surprise.read(self.reference.path).resolve(self.beta)),
         }
-        diagnosis = diagnose(_held(rows, before, after, metrics))
+        held = _held(rows, before, after, metrics)
+        diagnosis = diagnose(held)
+        metrics["game"] = _game(held, Surprise.read(self.reference.path).resolve(self.beta))
         metrics["diagnostics"] = asdict(diagnosis)
         (out / "metrics.json").write_text(json.dumps(metrics, indent=1))
         shown = [_sample(row, old_by_id, new_by_id) for row in rows if row["row_id"] in new_by_id]
@@ -97,24 +98,18 @@ def _player(rows: list[dict[str, Any]], scores: pa.Table, answers: dict[str, dic
 
 def _entropy(answers: list[dict[str, Any]]) -> float | None:
     """Nats an answer, estimated by the log-probs with which the engine drew them; None where it gave none."""
-    logps = [logp for answer in answers if (logp := answer.get("logp")) is not None]
+    logps = [answer["logp"] for answer in answers if answer["logp"] is not None]
     return -sum(logps) / len(logps) if logps else None
 
 
 def _held(rows: list[dict[str, Any]], before: pa.Table, after: pa.Table, metrics: dict[str, Any]) -> Held:
-    differ = _differ(rows)
+    differ = np.array([row["real_ids"] != row["generated_ids"] for row in rows], dtype=bool)
     real, generated = ((after[name].to_numpy() - before[name].to_numpy())[differ] for name in SCORES.names)
     return Held(real, generated, -before["real_logp"].to_numpy()[differ], len(rows), metrics["before"], metrics["after"])
 
 
-def _differ(rows: list[dict[str, Any]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which pairs [N] have two answers."""
-    return np.array([row["real_ids"] != row["generated_ids"] for row in rows], dtype=bool)
-
-
-def _game(rows: list[dict[str, Any]], before: pa.Table, after: pa.Table, beta: float) -> dict[str, Any]:
-    gained_real, gained_generated = (after[name].to_numpy() - before[name].to_numpy() for name in SCORES.names)
-    margins = beta * (gained_real - gained_generated)[_differ(rows)]
+def _game(held: Held, beta: float) -> dict[str, Any]:
+    margins = beta * (held.gained_real_D - held.gained_generated_D)
     count = max(1, len(margins))
     return {"accuracy": float((margins > 0).sum()) / count, "margin": float(margins.sum()) / count, "pairs": len(margins)}
 

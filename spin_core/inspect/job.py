@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from spin_core.contracts.tables import iter_tables
+from spin_core.contracts.tables import iter_tables, split_files
 from spin_core.players.limits import beyond
 from spin_core.players.vocabulary import embedding_rows
 from spin_core.recipe.losses import trl_lacks
@@ -51,18 +51,13 @@ def _attempt(found: dict[str, Any], work: Any) -> Any:
         return None
 
 
-def _splits(encoded: Path) -> list[tuple[str, Path]]:
-    files = [(split, encoded / f"{split}.parquet") for split in ("train", "test", "validation")]
-    return [(split, file) for split, file in files if file.exists()]
-
-
 def _within_embedding(model: Any, encoded: Path, folder: str) -> None:
     """BadInput for a row with an id that the model has no row for: the import sees to all it can, a template may surprise it."""
     import pyarrow.compute as pc
     from transformers import AutoTokenizer
 
     count = embedding_rows(model)
-    for split, file in _splits(encoded):
+    for split, file in split_files(encoded).items():
         for table in iter_tables(file, ["prompt_ids", "real_ids"]):
             for name in ("prompt_ids", "real_ids"):
                 highest = pc.max(pc.list_flatten(table[name])).as_py()
@@ -95,7 +90,7 @@ def _longest(encoded: Path | None, answer: int, prompt: int) -> int:
 
     if encoded is None:
         return prompt + answer
-    tables = (table for _, file in _splits(encoded) for table in iter_tables(file, ["prompt_ids"]))
+    tables = (table for file in split_files(encoded).values() for table in iter_tables(file, ["prompt_ids"]))
     return max((pc.max(pc.list_value_length(table["prompt_ids"])).as_py() or 0 for table in tables), default=prompt) + answer
 
 

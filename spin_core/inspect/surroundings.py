@@ -99,7 +99,7 @@ def look_at_size(found: Findings, recipe: Recipe, home: Path, parameters: int) -
 
 def _kept(training: TrainingSettings) -> int:
     """Models that an iteration leaves: what was trained, one an epoch where asked for, and the one that was chosen."""
-    epochs = min(training.epochs, training.stop_after_epochs or training.epochs) if training.choose_epoch else 1
+    epochs = (training.stop_after_epochs or training.epochs) if training.choose_epoch else 1
     return epochs + training.chooses
 
 

@@ -54,7 +54,7 @@ def generate(store: Store, recipe: Recipe, fraction: Fraction, out: Path) -> Pat
         prompts = on.build(FractionPrompts(recipe.data.name, fraction, store))
         model = on.build(Import(recipe.model, store.home))
         encoded = on.build(Encode.of(recipe, model, prompts))
-        plans = shards(recipe, model, encoded, "train", f"{fraction.split} {fraction.number}", player=0)
+        plans = shards(recipe, model, encoded, "train", f"{fraction.split} {fraction.number}")
         with ThreadPoolExecutor(_SHARDS_IN_FLIGHT) as threads:
             futures = [threads.submit(_sample, shard, on) for shard in plans]
         errors = {index: error for index, future in enumerate(futures) if (error := future.exception()) is not None}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,8 +20,8 @@ from spin_core.lm.logprobs import answer_logps
 from spin_core.runtime.process import job_main
 from spin_core.runtime.progress import Progress, print_event
 from spin_core.scoring.scores import IDS, SECONDS, SHARD_SCORES
-from spin_core.store.files import fsync
-from spin_core.store.locks import locked_if_free
+from spin_core.store.files import whole
+from spin_core.store.locks import untaken
 
 _TOKENS = 8192  # tokens in one forward pass, padding included; changes memory and speed only
 _SIDES = ("prompt_ids", "real_ids", "generated_ids")
@@ -127,28 +126,24 @@ def _score_shard(scorer: Scorer, rows: Rows, ids: pa.Table, tally: _Tally) -> pa
 
 
 def _score(job: dict[str, Any]) -> None:
-    """Takes one shard after the other that no other child has taken. One that dies gives back what it had taken."""
+    """Takes one shard after the other that no other child has taken."""
     tally = _Tally(job)
     readers: dict[str, RowReader] = {}
     scorer: Scorer | None = None
     loaded: str | None = None
-    for shard in job["shards"]:
-        target = Path(shard["file"])
-        with locked_if_free(target.with_suffix(".lock")) as free:
-            if not free or target.exists():
-                continue
-            if shard["source"] not in readers:
-                readers = {shard["source"]: RowReader(Path(shard["source"]), [*IDS, *_SIDES])}
-            table = readers[shard["source"]].read(shard["start"], shard["stop"])
-            rows = list(zip(*(id_lists(table[name]) for name in _SIDES), strict=True))
-            if scorer is None or loaded != shard["quantize"]:
-                scorer = None  # one model in memory at a time
-                scorer, loaded = Scorer(job, shard["quantize"], rows), shard["quantize"]
-            found = _score_shard(scorer, rows, table.select(IDS), tally)
-            part = target.with_suffix(".part")
+    shards = {Path(shard["file"]): shard for shard in job["shards"]}
+    for target in untaken(shards):
+        shard = shards[target]
+        if shard["source"] not in readers:
+            readers = {shard["source"]: RowReader(Path(shard["source"]), [*IDS, *_SIDES])}
+        table = readers[shard["source"]].read(shard["start"], shard["stop"])
+        rows = list(zip(*(id_lists(table[name]) for name in _SIDES), strict=True))
+        if scorer is None or loaded != shard["quantize"]:
+            scorer = None  # one model in memory at a time
+            scorer, loaded = Scorer(job, shard["quantize"], rows), shard["quantize"]
+        found = _score_shard(scorer, rows, table.select(IDS), tally)
+        with whole(target) as part:
             pq.write_table(found, part, compression="zstd")
-            fsync(part)
-            os.replace(part, target)
     tally.show()
 
 

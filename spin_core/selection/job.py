@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -18,8 +17,8 @@ from spin_core.runtime.progress import Progress, print_event
 from spin_core.scoring.job import Rows, Scorer
 from spin_core.selection.choice import Candidate
 from spin_core.selection.weights import scored_folder, write_player
-from spin_core.store.files import fsync
-from spin_core.store.locks import locked_if_free
+from spin_core.store.files import whole
+from spin_core.store.locks import untaken
 
 _EVENT_EVERY_S = 0.5
 
@@ -32,22 +31,17 @@ def _work(job: dict[str, Any]) -> None:
 
 
 def _score(job: dict[str, Any]) -> None:
-    """Takes one candidate after the other that no other child has taken. One that dies gives back what it had taken."""
+    """Takes one candidate after the other that no other child has taken."""
     rows = _read(Path(job["rows"]))
     show = _shower(job["done"] * len(rows), job["total"] * len(rows))
-    for entry in job["candidates"]:
-        target = Path(entry["file"])
-        with locked_if_free(target.with_suffix(".lock")) as free:
-            if not free or target.exists():
-                continue
-            work = target.with_suffix("")
-            folder = scored_folder(job, Candidate(entry["epoch"], entry["gamma"]), work)
-            logps = _logps(job | {"model": str(folder)}, rows, show)
-            shutil.rmtree(work, ignore_errors=True)
-            part = target.with_suffix(".part")
+    found = {Path(entry["file"]): Candidate(entry["epoch"], entry["gamma"]) for entry in job["candidates"]}
+    for target in untaken(found):
+        work = target.with_suffix("")
+        folder = scored_folder(job, found[target], work)
+        logps = _logps(job | {"model": str(folder)}, rows, show)
+        shutil.rmtree(work, ignore_errors=True)
+        with whole(target) as part:
             pq.write_table(pa.table({"real_logp": pa.array(logps, pa.float64())}), part)
-            fsync(part)
-            os.replace(part, target)
 
 
 def _read(file: Path) -> Rows:

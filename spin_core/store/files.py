@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from uuid import uuid4
@@ -38,6 +40,15 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Gives a name to write to; it becomes `path` once the block has ended well and the disk holds what was written."""
+    part = path.with_suffix(".part")
+    yield part
+    fsync(part)
+    os.replace(part, path)
 
 
 def replace_text(path: Path, text: str) -> None:

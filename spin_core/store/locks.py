@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -47,6 +47,17 @@ def locked_if_free(path: Path) -> Iterator[bool]:
             yield True
         finally:
             path.unlink(missing_ok=True)
+
+
+def untaken(files: Iterable[Path]) -> Iterator[Path]:
+    """Those that are not there and that no other process makes; each is this one's to make until the next is asked for.
+
+    A process that dies gives back what it had.
+    """
+    for file in files:
+        with locked_if_free(file.with_suffix(".lock")) as free:
+            if free and not file.exists():
+                yield file
 
 
 def holder(path: Path) -> str:

@@ -133,7 +133,7 @@ def _train(job: dict[str, Any]) -> None:
     rows = training_rows(Path(job["pairs"]), Path(job["reference"]), Path(job["work"]), settings["pairing"])
     sizes = sizes_of(rows)
     packed = _packs(config, int(sizes.width.max()), settings)
-    epochs = min(settings["epochs"], settings["stop_after_epochs"] or settings["epochs"])
+    epochs = settings["stop_after_epochs"] or settings["epochs"]
     steps = plan(
         sizes,
         pairs_per_step=settings["pairs_per_step"],

@@ -82,10 +82,9 @@ def test_entropy_where_the_engine_gave_log_probs_and_diagnostics(parts: tuple[St
     store, pairs, shard = parts
     old, new = scored(store, "old", ROWS, OLD), scored(store, "new", ROWS, NEW)
     given = read_rows(shard.path / "shard.parquet")
-    schema = SHARD.append(pa.field("logp", pa.float64())) if "logp" not in SHARD.names else SHARD
 
     def write(out: Path) -> None:
-        write_rows(out / "shard.parquet", [row | {"logp": logp} for row, logp in zip(given, (-2.0, -4.0, None, -6.0), strict=True)], schema)
+        write_rows(out / "shard.parquet", [row | {"logp": logp} for row, logp in zip(given, (-2.0, -4.0, None, -6.0), strict=True)], SHARD)
 
     drawn = store.build(Spec("shard", 1, {"logp": True}), write)
     made = Launcher(store).build(Evaluate(EvaluationSettings(), 0, 0.5, pairs, old, old, new, (shard,), (drawn,)))
