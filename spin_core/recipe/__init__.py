@@ -8,8 +8,8 @@ from spin_core.recipe.schema import (
     ModelSettings,
     Recipe,
     StopSettings,
-    TrainingSettings,
 )
+from spin_core.recipe.training import TrainingSettings
 
 __all__ = [
     "DataSettings",

@@ -19,7 +19,7 @@ from spin_core.lm.logprobs import answer_logps, collate
 from spin_core.lm.meter import cost_of
 from spin_core.lm.packing import pack
 from spin_core.recipe import ModelSettings, Recipe
-from spin_core.recipe.schema import LoraSettings
+from spin_core.recipe.training import LoraSettings
 from spin_core.runtime.errors import BadInput, SpinflowError
 from spin_core.scoring.scores import read_scores
 from spin_core.store import Ref, Store

@@ -22,7 +22,7 @@ from spin_core.official.finetune import OfficialPairs
 from spin_core.official.gather import gather
 from spin_core.official.generate import Fraction, FractionPrompts
 from spin_core.official.model_folder import copy_model
-from spin_core.recipe.schema import LoraSettings
+from spin_core.recipe.training import LoraSettings
 from spin_core.runtime.errors import BadInput
 from spin_core.runtime.launcher import Launcher
 from spin_core.store import Store
