@@ -110,6 +110,7 @@ class Mailbox(BaseHTTPRequestHandler):
         self.end_headers()
 
 
+@pytest.mark.long
 def test_a_person_is_told_of_a_failed_run(farm: Farm) -> None:
     """A night that failed in silence is found when its model is missed."""
     with HTTPServer(("127.0.0.1", 0), Mailbox) as server:

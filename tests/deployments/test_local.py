@@ -21,6 +21,7 @@ def local(home: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.farm
 def test_up_and_down(tmp_path: Path) -> None:
     """The first thing that a user of the UI types; what it leaves behind, they have to find and kill by hand."""

@@ -76,6 +76,7 @@ def _by_default(server: Server) -> tuple[int, ...]:
     return tuple(response.json()["choices"][0]["token_ids"])
 
 
+@pytest.mark.long
 @pytest.mark.engine
 def test_the_models_folder_does_not_change_what_a_server_samples(tmp_path: Path) -> None:
     """Its top_k would leave one token, its penalty would seldom say one twice, and its EOS would end answers at B."""

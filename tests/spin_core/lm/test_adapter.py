@@ -76,6 +76,7 @@ def test_the_artifact_is_the_full_model_of_base_and_adapter(world: World, traine
     assert (trained.path / "tokenizer.json").exists()
 
 
+@pytest.mark.long
 def test_the_next_iteration_starts_from_the_merged_model(world: World, trained: Ref, tiny_model: Path) -> None:
     """Its reference is θ_1, never the first base: against θ_0's log-probs the step-0 check stops the run."""
     store, _model, pairs, first = world
@@ -165,6 +166,7 @@ def test_quantised_training_needs_bitsandbytes(monkeypatch: pytest.MonkeyPatch) 
     assert adapter.quantized(None, bf16=False) == {}
 
 
+@pytest.mark.long
 def test_a_quantised_base_is_its_own_reference(world: World, tiny_model: Path) -> None:
     """Scored under θ_0 the step-0 check would fail; merged into Q(θ_0), every iteration would keep its rounding."""
     pytest.importorskip("bitsandbytes")

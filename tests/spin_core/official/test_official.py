@@ -80,6 +80,7 @@ def config(folder: Path, **changes: Any) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_a_turn_with_the_four_commands(tmp_path: Path, tiny_model: Path) -> None:
     """The official README's steps 1, 1.5 and 2, with its flags and underscores, on a tiny model."""
     rows = [{"messages": turns(f"What comes after {i}?", f"It is {i + 1}.")} for i in range(24)]

@@ -137,6 +137,7 @@ def test_every_device_scores(world: tuple[Ref, Ref, list[pa.Table]], small_shard
     assert reference.facts["pairs_per_s"] > 0
 
 
+@pytest.mark.long
 def test_what_a_crashed_device_left_is_taken_over(
     world: tuple[Ref, Ref, list[pa.Table]], small_shards: None, two_gpus: None, tmp_path: Path
 ) -> None:

@@ -221,6 +221,7 @@ def test_models_that_do_not_match_are_not_mixed(world: World, tmp_path: Path) ->
         blend(world.start.path, tmp_path, 0.5, tmp_path / "out")
 
 
+@pytest.mark.long
 def test_a_killed_choice_goes_on(world: World, tmp_path: Path) -> None:
     """In real children, on the one device there is; what was scored is not scored again, and nothing half-written is taken."""
     trained, store, many = world.trained(40.0), Store(tmp_path), [step / 20 for step in range(1, 16)]

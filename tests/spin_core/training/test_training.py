@@ -210,6 +210,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return found
 
 
+@pytest.mark.long
 def test_one_model_an_epoch_is_kept_and_survives_a_crash(world: tuple[Store, Ref, Ref, Ref], tiny_model: Path, tmp_path: Path) -> None:
     """Epoch 1 ends before the checkpoint that the killed run goes on from; its model is that of a run that stopped there."""
     _, model, pairs, reference = world
