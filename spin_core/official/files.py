@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from spin_core.sources.readers import Reader
 from spin_core.sources.shapes import to_talk
 from spin_core.sources.talk import BadRow, choose_turns
 from spin_core.store import Store
+from spin_core.store.files import whole
 
 FILES = {"train": TRAIN_FILE, "test": TEST_FILE}
 # what our own answers have beside the official columns: the trainer then uses the very tokens that were sampled
@@ -69,17 +69,13 @@ def loser_file(folder: Path, fraction: int, split: str) -> Path:
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place if the block ends well: a file is whole or as it was before."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with whole(path) as temporary:
+            yield temporary
     except OSError as error:
         if error.errno == 28:
             raise BadInput(f"disk full while writing {path}", remedy="free some space and run again") from error
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -44,22 +44,21 @@ def fsync(path: Path) -> None:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Gives a name to write to; it becomes `path` once the block has ended well and the disk holds what was written."""
-    part = path.with_suffix(".part")
-    yield part
-    fsync(part)
-    os.replace(part, path)
+    """Gives a name to write to beside `path`, which takes its place once the block has ended well and the disk holds what was written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}-{uuid4().hex[:8]}")
+    try:
+        yield part
+        fsync(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def replace_text(path: Path, text: str) -> None:
     """Writes a text file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}-{uuid4().hex[:8]}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def replace_link(path: Path, target: str) -> None:
