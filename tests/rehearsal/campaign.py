@@ -1,12 +1,10 @@
-"""Whole campaigns on machines with GPUs that are not there: what counts, locks, waits and launches by device, with real processes."""
+"""A whole campaign on a machine with GPUs that are not there: what counts, locks, waits and launches by device, with real processes."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,12 +64,12 @@ class Rehearsal(Campaign):
             if "accelerate" in command:
                 continue  # the launcher
             try:
-                pairs = (entry.decode().partition("=") for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
-                environ = {name: value for name, _, value in pairs}
+                content = Path(f"/proc/{pid}/environ").read_bytes()
             except OSError:
                 continue
-            if not environ:  # it is about to become that child
+            if not content:  # it is about to become that child, or has just ended
                 continue
+            environ = {name: value for name, _, value in (entry.decode().partition("=") for entry in content.split(b"\0"))}
             room = command.partition("-m spin_core.")[2].partition(".")[0]
             self.seen.add((room, environ.get("CUDA_VISIBLE_DEVICES", ""), environ.get("RANK", "")))
 
@@ -92,23 +90,6 @@ class Rehearsal(Campaign):
         return {(gpus, rank) for name, gpus, rank in self.seen if name == room}
 
 
-@pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[dict[int, Future[Rehearsal]]]:
-    """Campaigns with one GPU and with two, side by side: most of their children use one core."""
-    kills = {
-        1: [Kill("training", "child"), Kill("scoring", "flow", models=2)],
-        2: [Kill("training", "child", models=2)],  # one of its two processes
-    }
-
-    def play(count: int) -> Rehearsal:
-        rehearsal = Rehearsal(tmp_path_factory.mktemp(f"gpus-{count}"), tiny_model, count)
-        rehearsal.play(kills[count])
-        return rehearsal
-
-    with ThreadPoolExecutor(2) as threads:
-        yield {count: threads.submit(play, count) for count in kills}
-
-
 def check_end(rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> None:
     """The report is there, the missing driver was told once a run, and nobody holds a GPU any more."""
     assert "report: " in rehearsal.output()
@@ -123,37 +104,3 @@ def check_end(rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> None:
         pass
     for device in found:
         (devices.LOCKS / device.uuid).unlink()
-
-
-def test_a_campaign_with_one_gpu(played: dict[int, Future[Rehearsal]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """If it hangs, a stage that needs the GPU runs inside another one that holds it."""
-    rehearsal = played[1].result(DEADLINE_S)
-    check_end(rehearsal, monkeypatch)
-    for room in ("generation", "scoring", "training"):
-        assert rehearsal.places(room) == {("80", "")}, room
-
-
-def test_a_campaign_with_two_gpus(played: dict[int, Future[Rehearsal]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two engines, two scorers, one training of two processes over both, and every GPU free again for the next stage."""
-    rehearsal = played[2].result(DEADLINE_S)
-    check_end(rehearsal, monkeypatch)
-    assert rehearsal.places("generation") == {("80", ""), ("81", "")}
-    assert rehearsal.places("training") == {("80,81", "0"), ("80,81", "1")}
-    assert rehearsal.places("scoring") == {("80", ""), ("81", "")}
-
-
-# every child of an iteration, in the order in which it is first seen
-STAGES = [("sources", 0), ("players", 0), ("encoding", 0), ("generation", 0), ("pairs", 0), ("scoring", 0), ("training", 0)]
-STAGES += [("scoring", 2), ("generation", 2)]  # of the new model
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("who", ["flow", "child"])
-@pytest.mark.parametrize("count", [1, 2])
-def test_a_campaign_that_is_killed_in_every_stage(
-    count: int, who: str, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """If it fails, a crash in some stage costs what was finished, or leaves a GPU taken."""
-    rehearsal = Rehearsal(tmp_path, tiny_model, count, iterations=1)
-    rehearsal.play([Kill(room, who, models) for room, models in STAGES])
-    check_end(rehearsal, monkeypatch)
