@@ -8,7 +8,7 @@ from typing import Any, Literal
 from bench.proof.families import FAMILIES
 from spin_core.recipe import TrainingSettings
 
-SEEDS = (0, 1, 2, 3, 4)  # reported
+SEEDS = (10, 11, 12, 13, 14)  # reported; 0 to 4 were looked at while the tasks were made
 TUNING = (100, 101)  # other draws of everything: learning rates are chosen on their validation rows
 ITERATIONS = 6
 GAMMAS = (0.25, 0.5, 0.75)  # of the line search; 0 and 1 always take part

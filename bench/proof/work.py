@@ -67,9 +67,9 @@ class Work:
 
     def __init__(self, folder: Path, sizes: Sizes) -> None:
         self.folder, self.sizes = folder, sizes
-        self.units = [*self._of_regime("main", _EARLY, ()), *self._of_regime("main", (), tuple(a for a in ARMS if a not in _EARLY))]
-        for regime in ("weak", "long"):
-            self.units += self._of_regime(regime, _WEAK, ())
+        self.units = [*self._of_regime("main", _EARLY, ()), *self._of_regime("weak", _WEAK, ())]
+        self.units += self._of_regime("main", (), tuple(a for a in ARMS if a not in _EARLY))
+        self.units += self._of_regime("long", _WEAK, ())
         self._model: Any = make(sizes, 0)
 
     def _of_regime(self, regime: str, arms: tuple[str, ...], later: tuple[str, ...]) -> list[Unit]:
