@@ -73,7 +73,7 @@ def child(home: Path, shards: int) -> None:
     @flow(task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_IN_FLIGHT), persist_result=False)
     def stage() -> float:
         started = time.perf_counter()
-        refs = session_of(store, recipe, pool).sample(cut(recipe, model, encoded, "train", "bench"))
+        refs = session_of(store, recipe, pool).sample("train_shards", cut(recipe, model, encoded, "train", "bench"))
         assert len({ref.digest for ref in refs}) == shards
         return time.perf_counter() - started
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.iteration import Played, play
+from flows.iteration import Campaign
 from flows.session import SHARDS_IN_FLIGHT, session
-from spin_core.campaign.rules import no_more_to_win
+from spin_core.campaign.rules import end_of
 from spin_core.recipe import Recipe
 from spin_core.runtime.progress import tell
 from tasks.report import report
@@ -23,15 +23,14 @@ def spin_campaign(recipe: Recipe, overrides: list[str] | None = None, recipe_fil
         recipe_file: Path of a recipe file on the worker's machine, which is taken instead of the recipe.
         home: Where artifacts live; by default SPINFLOW_HOME, or ~/.spinflow.
 
-    Returns the newest model's folder.
+    Returns the best model's folder.
     """
     with session(recipe_file or recipe, overrides, home) as run:
-        played: Played | None = None
+        campaign = Campaign(run)
         for iteration in range(len(run.recipe.iterations)):
-            played = play(run, iteration, played)
+            campaign = campaign.next()
             report(run.store, run.recipe, iteration)
-            if reason := no_more_to_win(run.recipe.stop, run.ledger.turns()[iteration]):
+            if reason := end_of(campaign.outcomes, run.recipe.stop):
                 tell(f"iter-{iteration} · the campaign ends here", reason)
                 break
-        assert played is not None  # a recipe has at least one iteration
-        return str(played.model.path)
+        return campaign.best

@@ -1,8 +1,8 @@
-"""One turn of self-play: prompts → shards → pairs → scores → model → verdict."""
+"""Turns of self-play, one after the other; the order of a turn's stages is in `spin_core/campaign/walk.py`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from prefect import flow, tags
@@ -12,53 +12,39 @@ from pydantic import Field
 
 from flows.session import SHARDS_IN_FLIGHT, Session, session
 from flows.watch import label_run
-from spin_core.campaign.rules import next_iteration
+from spin_core.campaign.rules import Outcome, best_player, next_iteration, next_opponent
+from spin_core.campaign.walk import Played, walk
 from spin_core.campaign.workspace import link
 from spin_core.recipe import Recipe
 from spin_core.runtime.errors import BadInput
-from spin_core.store import Ref
+from spin_core.runtime.progress import tell
 from tasks.report import report
 
 
 @dataclass(frozen=True)
-class Played:
-    """What an iteration made, and the next one starts from."""
+class Campaign:
+    """The turns that this run has played or found."""
 
-    model: Ref
-    pairs: tuple[Ref, ...]  # its own and those of all iterations before it, in order
+    run: Session
+    played: Played = field(default_factory=Played)
+    outcomes: tuple[Outcome, ...] = ()
 
+    def next(self) -> Campaign:
+        """Plays one more turn, in the order of `campaign.walk`, and writes it down. What is done already is found, not redone."""
+        run, iteration, stop = self.run, len(self.outcomes), self.run.recipe.stop
+        opponent = next_opponent(self.outcomes, stop)
+        if opponent != iteration:
+            tell(f"iter-{iteration} · back to the best", f"θ_{iteration} is worse than its opponent; this turn starts from θ_{opponent}")
+        with tags(f"campaign:{run.recipe.name}", f"iteration:{iteration}"):
+            played = walk(run.turn(iteration), run, self.played, opponent)
+        run.ledger.note(iteration, run.recipe, played.made, opponent)
+        link(run.store, run.recipe.name, stop)
+        return Campaign(run, played, (*self.outcomes, Outcome.of(run.ledger.turns()[iteration])))
 
-def play(run: Session, iteration: int, before: Played | None) -> Played:
-    """θ_t answers, θ_{t+1} learns to tell its answers from the human ones. Whatever is done already is found, not redone."""
-    with tags(f"campaign:{run.recipe.name}", f"iteration:{iteration}"):
-        return _play(run, iteration, before)
-
-
-def _play(run: Session, iteration: int, before: Played | None) -> Played:
-    turn = run.turn(iteration)
-    prompts, start = run.do(turn.prompts()), run.do(turn.start())  # bad data is found sooner than a model is loaded
-    encoded = run.do(turn.encoded(start, prompts))
-    opponent, earlier = (before.model, before.pairs) if before else (start, ())
-    origin = turn.origin(start, opponent)
-
-    test = run.sample(turn.shards(opponent, encoded, "test"))
-    train = run.sample(turn.shards(opponent, encoded, "train"))
-    run.free_devices()
-    pairs = run.do(turn.pairs(prompts, encoded, train, test, earlier))
-    reference = run.do(turn.reference(origin, opponent, pairs))
-    held_out = reference if origin == opponent else run.do(turn.held_out(opponent, pairs))
-    trained = run.do(turn.player(origin, pairs, reference))
-    player = run.do(turn.choice(opponent, trained, encoded)) if turn.chooses else trained
-    scored = run.do(turn.held_out(player, pairs))
-    new = run.sample(turn.new_shards(player, encoded))  # these engines stay up for the next turn
-    verdict = run.do(turn.verdict(pairs, reference, held_out, scored, test, new))
-
-    made = {"prompts": prompts, "start": start, "encoded": encoded, "opponent": opponent, "pairs": pairs, "reference": reference}
-    made |= {"model": player, "scored": scored, "evaluation": verdict}
-    made |= {name: ref for name, ref in (("held_out", held_out), ("trained", trained)) if ref not in (reference, player)}
-    run.ledger.note(iteration, run.recipe, {**made, "test_shards": test, "train_shards": train, "new_shards": new})
-    link(run.store, run.recipe.name)
-    return Played(player, (*earlier, pairs))
+    @property
+    def best(self) -> str:
+        """The best model's folder."""
+        return str(self.played.players[best_player(self.outcomes, self.run.recipe.stop)].model.path)
 
 
 @flow(name="spin-iteration", task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_IN_FLIGHT), persist_result=False, log_prints=False)
@@ -78,7 +64,7 @@ def spin_iteration(
         recipe_file: Path of a recipe file on the worker's machine, which is taken instead of the recipe.
         home: Where artifacts live; by default SPINFLOW_HOME, or ~/.spinflow.
 
-    Returns the new model's folder, or a state "NothingToDo" when the campaign has all its iterations.
+    Returns the best model's folder, or a state "NothingToDo" when the campaign has all its iterations.
     """
     with session(recipe_file or recipe, overrides, home) as run:
         last, reason = (iteration, "") if iteration is not None else next_iteration(run.ledger.turns(), run.recipe)
@@ -90,9 +76,8 @@ def spin_iteration(
                 remedy="add an entry to `iterations`",
             )
         label_run(run.recipe.name, last)
-        played: Played | None = None
-        for number in range(last + 1):
-            played = play(run, number, played)
-        assert played is not None
+        campaign = Campaign(run)
+        for _ in range(last + 1):
+            campaign = campaign.next()
         report(run.store, run.recipe, last)
-        return str(played.model.path)
+        return campaign.best

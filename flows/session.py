@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,7 @@ class Session:
         """The stages of one iteration."""
         return TurnStages.of(self.pinned, iteration, self.store.home)
 
-    def do(self, stage: Stage) -> Ref:
+    def do(self, name: str, stage: Stage) -> Ref:
         """Runs a stage's task in this thread, where a SIGTERM interrupts it, and returns its artifact.
 
         The store says where that is: a slow server can hand back a completed state without its result.
@@ -53,7 +53,7 @@ class Session:
             state.result()
         return self.store.ref(stage.spec())
 
-    def sample(self, shards: list[Shard]) -> tuple[Ref, ...]:
+    def sample(self, name: str, shards: Sequence[Shard]) -> tuple[Ref, ...]:
         """Samples the shards of a split side by side. All of them finish before a failed one is raised."""
         futures = [build.submit(shard, self.on) for shard in shards]
         wait(futures)

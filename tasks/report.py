@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from spin_core.campaign.ledger import Turn
 from spin_core.recipe import Recipe
 from spin_core.report.page import pictures
-from spin_core.report.table import LEGEND, played_turns, rows_for, warnings_of
+from spin_core.report.results import LEGEND, played_turns, rows_for, verdict, warnings_of
 from spin_core.store import Store
 
 _STAGES = ("prompts", "opponent", "pairs", "reference", "trained", "model", "evaluation")
@@ -22,13 +22,14 @@ _STAGES = ("prompts", "opponent", "pairs", "reference", "trained", "model", "eva
 @task(task_run_name="iter-{iteration} · report", cache_policy=NO_CACHE, persist_result=False)
 def report(store: Store, recipe: Recipe, iteration: int) -> None:
     """A table under one key a campaign, so that the UI keeps its history, and a page under one key an iteration."""
-    rows = rows_for(store, recipe)
-    create_table_artifact(rows, key=f"{recipe.name}-results", description=f"Up to iteration {iteration}. {LEGEND}")
     turns = played_turns(store, recipe)
+    rows, said = rows_for(turns, recipe.stop), verdict(turns, recipe.stop)
+    create_table_artifact(rows, key=f"{recipe.name}-results", description=f"{said[0]}. {LEGEND}")
     page = [
         f"# {recipe.name} · iteration {iteration}",
         *_table(rows),
         f"*{LEGEND}*",
+        *said,
         *warnings_of(turns),
         # an image artifact would show its whole data URL; markdown shows the picture
         *(f"![{name}](data:image/png;base64,{data})" for name, data in pictures(turns).items()),
@@ -49,10 +50,10 @@ def _lineage(turn: Turn, folder: Path, campaign: str) -> list[str]:
         artifact = f"`{manifest['kind']}/{manifest['digest'][:12]}`"
         rows.append({"stage": name, "artifact": artifact, "made from": ", ".join(parents), "seconds": manifest["facts"]["seconds"]})
     files = f"Files: `{folder}`"
-    if not turn.iteration:
+    if not turn.opponent:
         return [*_table(rows), files]
-    before = f"{campaign}-iter-{turn.iteration - 1}"
-    return [*_table(rows), f"The opponent is the model of iteration {turn.iteration - 1}: [{before}](/artifacts/key/{before})", files]
+    before = f"{campaign}-iter-{turn.opponent - 1}"
+    return [*_table(rows), f"The opponent is the model of iteration {turn.opponent - 1}: [{before}](/artifacts/key/{before})", files]
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:

@@ -7,7 +7,7 @@ campaign's lock, and read by anybody.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ class Turn:
     recipe: dict[str, Any]  # see `settings_of`
     made: Made
     metrics: dict[str, Any]  # of its evaluation
+    opponent: int  # t of the θ_t that it was played against
 
     def ref(self, name: str) -> Ref:
         """The one artifact of that name."""
@@ -42,6 +43,11 @@ class Turn:
         """The artifacts of that name."""
         found = self.made[name]
         return (found,) if isinstance(found, Ref) else found
+
+    @property
+    def whole(self) -> bool:
+        """Whether its results are there, in the form of this version."""
+        return "splits" in self.metrics and self.ref("evaluation").done and self.ref("model").done
 
     @property
     def trained(self) -> Ref:
@@ -60,7 +66,7 @@ class Ledger:
         """What was played, in order."""
         return [self._turn(entry) for entry in self._read()["turns"]]
 
-    def note(self, iteration: int, recipe: Recipe, made: Made) -> None:
+    def note(self, iteration: int, recipe: Recipe, made: Made, opponent: int) -> None:
         """Writes a turn down. Turns after it stay only where it made what it had made before: they were played on that."""
         content = self._read()
         verdict = made["evaluation"]
@@ -68,6 +74,7 @@ class Ledger:
         entry = {
             "iteration": iteration,
             "recipe": settings_of(recipe, iteration),
+            "opponent": opponent,
             "made": {name: _named(found) for name, found in made.items()},
             "metrics": json.loads((verdict.path / "metrics.json").read_text()),
         }
@@ -103,7 +110,7 @@ class Ledger:
 
     def _turn(self, entry: Mapping[str, Any]) -> Turn:
         made = {name: self._found(names) for name, names in entry["made"].items()}
-        return Turn(entry["iteration"], entry["recipe"], made, entry["metrics"])
+        return Turn(entry["iteration"], entry["recipe"], made, entry["metrics"], entry.get("opponent", entry["iteration"]))
 
     def _found(self, names: str | list[str]) -> Ref | tuple[Ref, ...]:
         if isinstance(names, str):
@@ -121,6 +128,11 @@ class Ledger:
 
     def _write(self, content: Mapping[str, Any]) -> None:
         replace_text(self.path, json.dumps(content, indent=1, ensure_ascii=False))
+
+
+def model_of(turns: Sequence[Turn], number: int) -> Ref:
+    """θ_`number` of a campaign of which at least one turn was played."""
+    return turns[number - 1].ref("model") if number else turns[0].ref("start")
 
 
 def settings_of(recipe: Recipe, iteration: int) -> dict[str, Any]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from spin_core.campaign.ledger import Ledger, Turn
+from spin_core.campaign.rules import Outcome, end_of, next_opponent
 from spin_core.campaign.turn import TurnStages
+from spin_core.campaign.walk import Played, walk
+from spin_core.generation.stage import Shard
 from spin_core.recipe import Recipe
 from spin_core.runtime.launcher import Stage
+from spin_core.selection.stage import nothing_won
 from spin_core.store import Ref, Spec, Store
 
 
@@ -26,63 +31,70 @@ class Line:
 def survey(store: Store, recipe: Recipe) -> Iterator[Line]:
     """A line a stage, in the order in which they run; an iteration's shards are one. Ends where what would come cannot be named yet."""
     turns = {turn.iteration: turn for turn in Ledger(store, recipe.name).turns()}
-    before: tuple[Ref, tuple[Ref, ...]] | None = None
+    before, outcomes = Played(), list[Outcome]()
     for iteration in range(len(recipe.iterations)):
         look = _Look(store, TurnStages.of(recipe, iteration, store.home), turns.get(iteration))
-        before = look.walk(before)
+        opponent = next_opponent(outcomes, recipe.stop)
+        try:
+            before = walk(look.stages, look, before, opponent)
+        except _NotNamed:
+            yield from look.lines
+            return
         yield from look.lines
-        if before is None:
+        verdict = before.made["evaluation"]
+        assert isinstance(verdict, Ref)
+        if not verdict.done:  # it says whom the next turn starts from
+            return
+        metrics = json.loads((verdict.path / "metrics.json").read_text())
+        outcomes.append(Outcome(opponent, metrics, nothing_won(before.players[-1].model)))
+        if end_of(outcomes, recipe.stop):
             return
 
 
+class _NotNamed(Exception):
+    """What comes depends on what is not there."""
+
+
 class _Look:
+    """A builder that only looks."""
+
     def __init__(self, store: Store, stages: TurnStages, turn: Turn | None) -> None:
-        self._store, self._stages, self._turn = store, stages, turn
+        self._store, self.stages, self._turn = store, stages, turn
         self.lines: list[Line] = []
 
-    def walk(self, before: tuple[Ref, tuple[Ref, ...]] | None) -> tuple[Ref, tuple[Ref, ...]] | None:
-        """Looks at one iteration; returns its model and all pairs so far, or None where their names depend on what is not there."""
-        stages = self._stages
-        start, prompts = self._see("start", stages.start()), self._see("prompts", stages.prompts())
-        encoded = self._see("encoded", stages.encoded(start, prompts))
-        if not encoded.done:
-            names = ("answers", "pairs", "reference", *(["trained"] if stages.chooses else []), "model", "evaluation")
-            self.lines += [Line(stages.iteration, name, False) for name in names]
-            return None
-        opponent, earlier = before or (start, ())
-        origin = stages.origin(start, opponent)
-        test, train = (self._see_all(name, stages.shards(opponent, encoded, name)) for name in ("test", "train"))
-        pairs = self._see("pairs", stages.pairs(prompts, encoded, train, test, earlier))
-        reference = self._see("reference", stages.reference(origin, opponent, pairs))
-        held_out = reference if origin == opponent else self._see("held_out", stages.held_out(opponent, pairs))
-        trained = self._see("trained" if stages.chooses else "model", stages.player(origin, pairs, reference))
-        player = self._see("model", stages.choice(opponent, trained, encoded)) if stages.chooses else trained
-        scored = self._see("scored", stages.held_out(player, pairs))
-        new = self._see_all("new", stages.new_shards(player, encoded))
-        self._see("evaluation", stages.verdict(pairs, reference, held_out, scored, test, new))
-        return player, (*earlier, pairs)
-
-    def _see(self, name: str, stage: Stage) -> Ref:
+    def do(self, name: str, stage: Stage) -> Ref:
+        """See `Builder`: what would be made. Raises _NotNamed where without it nothing that comes has a name."""
         spec = stage.spec()
         ref = self._store.ref(spec)
-        self.lines.append(Line(self._stages.iteration, name, ref.done, "" if ref.done else self._why(name, spec)))
+        self.lines.append(Line(self.stages.iteration, name, ref.done, "" if ref.done else self._why(name, spec)))
+        if name == "encoded" and not ref.done:
+            names = ("answers", "pairs", "reference", *(["trained"] if self.stages.chooses else []), "model", "evaluation")
+            self.lines += [Line(self.stages.iteration, name, False) for name in names]
+            raise _NotNamed
         return ref
 
-    def _see_all(self, name: str, stages: list[Any]) -> tuple[Ref, ...]:
-        specs = [stage.spec() for stage in stages]
+    def sample(self, name: str, shards: Sequence[Shard]) -> tuple[Ref, ...]:
+        """See `Builder`."""
+        specs = [shard.spec() for shard in shards]
         refs = tuple(map(self._store.ref, specs))
         left = [spec for spec, ref in zip(specs, refs, strict=True) if not ref.done]
-        why = self._why(f"{name}_shards", left[0]) if left else ""
+        why = self._why(name, left[0]) if left else ""
         counted = f"{len(left)} of {len(refs)} shards" if left else ""
-        self.lines.append(Line(self._stages.iteration, f"{name} answers", not left, ", ".join(filter(None, (counted, why)))))
+        says = ", ".join(filter(None, (counted, why)))
+        self.lines.append(Line(self.stages.iteration, f"{name.removesuffix('_shards').replace('_', ' ')} answers", not left, says))
         return refs
+
+    def free_devices(self) -> None:
+        """Nothing holds one."""
 
     def _why(self, name: str, spec: Spec) -> str:
         """Which keys of the recipe make it another artifact than the one that the campaign has."""
         name = self._noted(name)
         if self._turn is None or name not in self._turn.made:
             return ""
-        old = self._turn.refs(name)[0]
+        if not (found := self._turn.refs(name)):
+            return ""
+        old = found[0]
         if not old.done:
             return "again, because it was removed"
         manifest = old.manifest
@@ -95,7 +107,7 @@ class _Look:
 
     def _noted(self, name: str) -> str:
         """What the ledger calls it: what was trained is the model of a turn in which nothing was chosen."""
-        if self._turn and name in _TRAINING and ("trained" in self._turn.made) != self._stages.chooses:
+        if self._turn and name in _TRAINING and ("trained" in self._turn.made) != self.stages.chooses:
             return _TRAINING[name]
         return name
 

@@ -1,12 +1,109 @@
-"""Which iteration of a campaign is next, and when there is none."""
+"""What follows from the turns that were played: who is best, who plays next, and when a campaign ends. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from spin_core.campaign.ledger import Turn, settings_of
 from spin_core.recipe import Recipe, StopSettings
+from spin_core.runtime.errors import BadInput
 from spin_core.selection.stage import nothing_won
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A turn as far as rules look at it."""
+
+    opponent: int  # t of the θ_t that it was played against
+    metrics: Mapping[str, Any]
+    nothing_won: bool = False  # its line search stayed at θ_t
+
+    @classmethod
+    def of(cls, turn: Turn) -> Outcome:
+        """From the ledger."""
+        return cls(turn.opponent, turn.metrics, nothing_won(turn.ref("model")))
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a turn won in the metric that counts, higher is better; the ends of its interval where it has one."""
+
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+
+
+def deciding(metrics: Mapping[str, Any]) -> str:
+    """The split on which it is decided."""
+    return "validation" if "validation" in metrics["splits"] else "test"
+
+
+def metric_of(metrics: Mapping[str, Any], stop: StopSettings) -> str:
+    """The figure that counts."""
+    if stop.metric != "auto":
+        return stop.metric
+    return "checks" if "checks" in metrics["figures"] else "nll" if "nll" in metrics["figures"] else "game"
+
+
+def gain_of(metrics: Mapping[str, Any], stop: StopSettings) -> Gain:
+    """What a turn won over its opponent. Raises BadInput where no figure of its rows is the recipe's metric."""
+    split, metric = metrics["splits"][deciding(metrics)], metric_of(metrics, stop)
+    if metric == "game":
+        won = split["game"]["won"]
+        low, high = (None if won[end] is None else won[end] - 0.5 for end in ("low", "high"))
+        return Gain(metric, won["value"] - 0.5, low, high)
+    if metric not in split["gained"]:
+        known = ", ".join(sorted({*split["gained"], "game"}))
+        raise BadInput(f"stop.metric: no evaluator gives {metric!r} for these rows", remedy=f"there are {known}")
+    found, better = split["gained"][metric], metrics["figures"][metric]["better"]
+    if better is None:
+        raise BadInput(f"stop.metric: neither more nor less of {metric} is better", remedy="name another figure")
+    value, low, high = found["value"], found["low"], found["high"]
+    if better == "lower":
+        value, low, high = -value, None if high is None else -high, None if low is None else -low
+    return Gain(metric, value, low, high)
+
+
+def made_it_worse(outcome: Outcome, stop: StopSettings) -> bool:
+    """Whether a turn lost more than it may, and more than chance makes of it."""
+    gain = gain_of(outcome.metrics, stop)
+    return gain.value < -stop.worse_than and gain.high is not None and gain.high < 0
+
+
+def best_player(outcomes: Sequence[Outcome], stop: StopSettings) -> int:
+    """t of the best θ_t of all that were played; the earlier one of equals. Gains add up along who played whom."""
+    values = [0.0]
+    for outcome in outcomes:
+        values.append(values[outcome.opponent] + gain_of(outcome.metrics, stop).value)
+    return max(range(len(values)), key=lambda number: (values[number], -number))
+
+
+def next_opponent(outcomes: Sequence[Outcome], stop: StopSettings) -> int:
+    """t of the θ_t that the next turn starts from: the newest, or the best where the newest is worse and `on_worse` says so."""
+    if outcomes and stop.on_worse == "back_to_best" and made_it_worse(outcomes[-1], stop):
+        return best_player(outcomes, stop)
+    return len(outcomes)
+
+
+def end_of(outcomes: Sequence[Outcome], stop: StopSettings) -> str:
+    """Why a campaign ends after these turns, with the key that would have it go on; empty where it goes on."""
+    if not outcomes:
+        return ""
+    if stop.nothing_won and outcomes[-1].nothing_won:
+        return "its line search found no model better than the opponent; set stop.nothing_won=false to go on"
+    if stop.on_worse == "stop" and made_it_worse(outcomes[-1], stop):
+        gain = gain_of(outcomes[-1].metrics, stop)
+        return f"it lost {-gain.value:.4g} in {gain.metric}, more than chance makes of it; change stop.on_worse to go on"
+    if stop.min_gain is None or len(outcomes) < stop.patience:
+        return ""
+    gains = [gain_of(outcome.metrics, stop) for outcome in outcomes[-stop.patience :]]
+    if any(gain.value >= stop.min_gain for gain in gains):
+        return ""
+    won = ", ".join(f"{gain.value:+.4g}" for gain in gains)
+    return f"{gains[0].metric} won {won}, less than stop.min_gain={stop.min_gain:g}; change it, or stop.patience, to go on"
 
 
 def next_iteration(turns: Sequence[Turn], recipe: Recipe) -> tuple[int | None, str]:
@@ -14,27 +111,18 @@ def next_iteration(turns: Sequence[Turn], recipe: Recipe) -> tuple[int | None, s
     done = played(turns, recipe)
     if len(done) == len(recipe.iterations):
         return None, f"campaign {recipe.name} has all its {len(done)} iterations; add an entry to `iterations` to go on"
-    if done and (reason := no_more_to_win(recipe.stop, done[-1])):
+    if reason := end_of([*map(Outcome.of, done)], recipe.stop):
         return None, f"campaign {recipe.name} was stopped after iteration {len(done) - 1} by its stop rule: {reason}"
     return len(done), ""
 
 
 def played(turns: Sequence[Turn], recipe: Recipe) -> list[Turn]:
-    """The leading turns that were played with this recipe and whose results are there."""
-    found = []
+    """The leading turns that were played with this recipe, against the opponents of its rules, and whose results are there."""
+    found: list[Turn] = []
     for turn in turns[: len(recipe.iterations)]:
-        if turn.recipe != settings_of(recipe, turn.iteration) or not turn.ref("evaluation").done or not turn.ref("model").done:
+        if turn.recipe != settings_of(recipe, turn.iteration) or not turn.whole:
+            break
+        if turn.opponent != next_opponent([*map(Outcome.of, found)], recipe.stop):
             break
         found.append(turn)
     return found
-
-
-def no_more_to_win(stop: StopSettings, turn: Turn) -> str:
-    """Why a campaign ends after this turn, with the key that would have it go on; empty where it goes on."""
-    if stop.nothing_won and nothing_won(turn.ref("model")):
-        return "its line search found no model better than the opponent; set stop.nothing_won=false to go on"
-    before, after = (turn.metrics[who]["check_accuracy"] for who in ("before", "after"))
-    if stop.min_accuracy_gain is None or before is None or after is None or after - before >= stop.min_accuracy_gain:
-        return ""
-    won = f"held-out checks went from {before:.1%} to {after:.1%}, a gain under {stop.min_accuracy_gain:.1%}"
-    return f"{won}; change stop.min_accuracy_gain to go on"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from spin_core.contracts.rows import HELD_OUT
 from spin_core.encoding.stage import Encode
-from spin_core.evaluation.stage import Evaluate
+from spin_core.evaluation.stage import Evaluate, Side
 from spin_core.generation.stage import Shard, shards
+from spin_core.judging.stage import Judge
 from spin_core.pairs.stage import Gather
 from spin_core.players.stage import Import
 from spin_core.recipe import Recipe
@@ -17,6 +19,8 @@ from spin_core.selection.stage import Choose
 from spin_core.sources.stage import Prompts
 from spin_core.store import Ref
 from spin_core.training.stage import Train
+
+Shards = tuple[Ref, ...]
 
 
 @dataclass(frozen=True)
@@ -49,19 +53,26 @@ class TurnStages:
         """Their token ids."""
         return Encode.of(self.recipe, start, prompts)
 
-    def shards(self, player: Ref, encoded: Ref, split: str, total: int | None = None) -> list[Shard]:
-        """The opponent's answers to the prompts of a split."""
-        return shards(self.recipe, player, encoded, split, self.label, total, self.iteration)
+    @property
+    def held_out_splits(self) -> tuple[str, ...]:
+        """What every player answers: the rows that are reported, and those that choices are made on where there are any."""
+        return HELD_OUT if self.recipe.data.validation_size else HELD_OUT[:1]
 
-    def new_shards(self, player: Ref, encoded: Ref, total: int | None = None) -> list[Shard]:
-        """The new player's answers to the held-out prompts: those that the next turn asks of it as the opponent."""
-        return shards(self.recipe, player, encoded, "test", self.label, total, self.iteration + 1)
+    def train_shards(self, opponent: Ref, encoded: Ref, total: int | None = None) -> list[Shard]:
+        """The opponent's answers to the prompts that are trained on, drawn anew each iteration."""
+        return shards(self.recipe, opponent, encoded, "train", self.label, total, self.iteration)
 
-    def pairs(self, prompts: Ref, encoded: Ref, train: tuple[Ref, ...], test: tuple[Ref, ...], before: Sequence[Ref]) -> Gather:
+    def held_out_shards(
+        self, number: int, model: Ref, encoded: Ref, split: str, more: bool = False, total: int | None = None
+    ) -> list[Shard]:
+        """Answers of θ_`number` to held-out prompts: one each that the game is played with, or all the other ones."""
+        return shards(self.recipe, model, encoded, split, self.label, total, number, more)
+
+    def pairs(self, prompts: Ref, encoded: Ref, train: Shards, held_out: Mapping[str, Shards], before: Sequence[Ref]) -> Gather:
         """Human and sampled answers; `before` are the pairs of all earlier iterations, in order."""
         depth = len(before) if self.recipe.training.start == "initial" else self.recipe.carry_over
-        carried = tuple(reversed(before))[:depth]
-        return Gather(self.iteration, prompts, encoded, train, test, carried, self.recipe.training.keeps_identical)
+        carried, keep = tuple(reversed(before))[:depth], self.recipe.training.keeps_identical
+        return Gather(self.iteration, prompts, encoded, train, held_out["test"], carried, keep, held_out.get("validation", ()))
 
     def origin(self, start: Ref, opponent: Ref) -> Ref:
         """The model that training starts from: θ_t, or θ_0 anew."""
@@ -69,7 +80,7 @@ class TurnStages:
 
     def reference(self, origin: Ref, opponent: Ref, pairs: Ref) -> Score:
         """The pairs under the model that training starts from; the held-out ones only where that is θ_t."""
-        return Score(self.recipe.training, origin, pairs, self.label, ("train", "test") if origin == opponent else ("train",))
+        return Score(self.recipe.training, origin, pairs, self.label, ("train", *(self.held_out_splits if origin == opponent else ())))
 
     def player(self, origin: Ref, pairs: Ref, reference: Ref) -> Train:
         """The trained model: θ_{t+1} where nothing is chosen."""
@@ -86,8 +97,13 @@ class TurnStages:
 
     def held_out(self, player: Ref, pairs: Ref) -> Score:
         """The held-out pairs under θ_{t+1}, or under θ_t where the reference is another model."""
-        return Score(self.recipe.training, player, pairs, self.label, ("test",))
+        return Score(self.recipe.training, player, pairs, self.label, self.held_out_splits)
 
-    def verdict(self, pairs: Ref, reference: Ref, before: Ref, scored: Ref, old: tuple[Ref, ...], new: tuple[Ref, ...]) -> Evaluate:
-        """What the turn won; `before` has the held-out scores under θ_t."""
-        return Evaluate(self.recipe.evaluation, self.iteration, self.recipe.training.beta, pairs, reference, before, scored, old, new)
+    def judges(self, number: int, prompts: Ref, answers: Mapping[str, Shards], pairs: Ref, scored: Ref) -> list[Judge]:
+        """What each evaluator finds of θ_`number`; `answers` are all of its held-out ones, `scored` its log-probs of the pairs'."""
+        wanted = dict.fromkeys((*self.recipe.evaluation.evaluators, *self.recipe.evaluation.custom))
+        return [Judge(name, number, prompts, answers, pairs, scored, self.label) for name in wanted]
+
+    def verdict(self, pairs: Ref, reference: Ref, start: tuple[Ref, ...], before: Side, after: Side) -> Evaluate:
+        """What the turn won; `start` is what θ_0 was judged to be."""
+        return Evaluate(self.recipe.evaluation, self.iteration, self.recipe.training.beta, pairs, reference, start, before, after)

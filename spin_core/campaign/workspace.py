@@ -7,11 +7,14 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from uuid import uuid4
 
-from spin_core.campaign.ledger import Ledger, Turn
-from spin_core.store import Store
+from spin_core.campaign.ledger import Ledger, Turn, model_of
+from spin_core.campaign.rules import Outcome, best_player
+from spin_core.recipe import StopSettings
+from spin_core.store import Ref, Store
 from spin_core.store.files import replace_link
 from spin_core.store.locks import locked
 
@@ -31,10 +34,13 @@ def campaign_lock(store: Store, campaign: str, waiting: Callable[[str], None]) -
         yield
 
 
-def link(store: Store, campaign: str) -> None:
-    """Makes `campaigns/<campaign>/iter-<t>/<name>` point at the artifacts of the ledger's turns, and at nothing else."""
+def link(store: Store, campaign: str, stop: StopSettings) -> None:
+    """Makes `campaigns/<campaign>/iter-<t>/<name>` point at the artifacts of the ledger's turns and at nothing else, and `best` at
+    the best model."""
     folder = store.campaign_folder(campaign)
     turns = Ledger(store, campaign).turns()
+    if whole := [*takewhile(lambda turn: turn.whole, turns)]:
+        _point(folder / "best", model_of(whole, best_player([*map(Outcome.of, whole)], stop)))
     for turn in turns:
         _link(folder / f"iter-{turn.iteration}", turn)
     for old in folder.glob("iter-*"):
@@ -44,15 +50,17 @@ def link(store: Store, campaign: str) -> None:
 
 def _link(folder: Path, turn: Turn) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    names = {name: ref for name in turn.made if name not in _SHARDS for ref in turn.refs(name)}
-    names |= {f"{prefix}-shard-{i:03d}": ref for name, prefix in _SHARDS.items() for i, ref in enumerate(turn.refs(name))}
+    names = {name: ref for name, ref in turn.made.items() if isinstance(ref, Ref)}
+    shards = ((name.removesuffix("_shards").replace("_", "-"), refs) for name, refs in turn.made.items() if not isinstance(refs, Ref))
+    names |= {f"{name}-shard-{i:03d}": ref for name, refs in shards for i, ref in enumerate(refs)}
     for old in folder.iterdir():
         if old.name not in names:
             old.unlink()
     for name, ref in names.items():
-        target = os.path.relpath(ref.path, folder)
-        if not (folder / name).is_symlink() or os.readlink(folder / name) != target:
-            replace_link(folder / name, target)
+        _point(folder / name, ref)
 
 
-_SHARDS = {"train_shards": "train", "test_shards": "test", "new_shards": "new"}  # in the ledger → in the folder
+def _point(link: Path, ref: Ref) -> None:
+    target = os.path.relpath(ref.path, link.parent)
+    if not link.is_symlink() or os.readlink(link) != target:
+        replace_link(link, target)

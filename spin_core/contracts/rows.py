@@ -14,7 +14,10 @@ TEST_FILE = "test_prefs-00000-of-00001.parquet"
 SPLITS = ("train", "test", "validation")  # of `prompts` and `encoded`: a parquet file each; the last only where it was asked for
 CHOICE = "choice.json"  # of a chosen model
 EPOCHS = "epochs"  # of a trained model: a folder with the weights after each epoch but the last, by number
-SCORES_OF = {"train": "scores.parquet", "test": "test_scores.parquet"}  # of `reference`, by split
+HELD_OUT = ("test", "validation")
+PAIRS_OF = {"train": TRAIN_FILE, "test": TEST_FILE, "validation": "validation_prefs-00000-of-00001.parquet"}  # of `pairs`, by split
+SCORES_OF = {"train": "scores.parquet", "test": "test_scores.parquet", "validation": "validation_scores.parquet"}  # of `reference`
+GREEDY = -1  # the number of an answer of the most likely tokens
 
 
 class Message(TypedDict):
@@ -41,7 +44,7 @@ ENCODED = pa.schema([("row_id", pa.string()), ("prompt_ids", IDS), ("real_ids", 
 SHARD = pa.schema(
     [
         ("row_id", pa.string()),
-        ("sample", pa.int32()),  # from 0; a prompt's samples stand together, in order
+        ("sample", pa.int32()),  # from 0, GREEDY last; a prompt's samples stand together, in order
         ("prompt_ids", IDS),  # [P] exactly what the engine was given
         ("generated_ids", IDS),  # [R] exactly what it returned; an end of turn only if it was emitted
         ("finish_reason", pa.string()),  # stop | length | error: …

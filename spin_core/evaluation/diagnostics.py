@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +30,8 @@ class Held:
     gained_generated_D: Nats  # of θ_t's answers
     left_D: Nats  # −log p_t of the human answers: as much can be won at most
     pairs: int  # those without a difference, too
-    before: Mapping[str, Any]  # θ_t: check_accuracy, nll, answer_tokens, unfinished, entropy (nats an answer); None is not known
-    after: Mapping[str, Any]  # θ_{t+1}
+    before: Mapping[str, float]  # θ_t's figures: checks, nll, tokens, unfinished, entropy (nats an answer), as far as they are known
+    after: Mapping[str, float]  # θ_{t+1}'s
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def _figures(held: Held) -> dict[str, float | None]:
         "left": left,
         "pushed_down": -generated / margin if generated is not None and margin is not None and margin > 0 else None,
         "differing": len(held.left_D) / held.pairs if held.pairs else None,
-        "length": _ratio(held, "answer_tokens"),
+        "length": _ratio(held, "tokens"),
         "entropy": _ratio(held, "entropy"),
     }
 
@@ -99,17 +98,17 @@ def _of_the_margin(figures: Mapping[str, float | None]) -> dict[str, str]:
 
 def _of_the_players(held: Held, figures: Mapping[str, float | None]) -> dict[str, str]:
     before, after, found = held.before, held.after, {}
-    right = [player["check_accuracy"] for player in (before, after)]
-    if None not in right and right[1] < right[0] and after["nll"] > before["nll"]:
-        checks = f"right answers went from {right[0]:.1%} to {right[1]:.1%}"
+    if _fell(before, after, "checks") and _fell(after, before, "nll"):
+        checks = f"right answers went from {before['checks']:.1%} to {after['checks']:.1%}"
         found["worse"] = f"{checks} and the NLL from {before['nll']:.3f} to {after['nll']:.3f}: this iteration lost more than it won"
-    length, tokens = figures["length"], f"{before['answer_tokens']:.1f} to {after['answer_tokens']:.1f} tokens"
+    length = figures["length"]
     if length is not None and abs(length - 1) > _LENGTH:
+        tokens = f"{before['tokens']:.1f} to {after['tokens']:.1f} tokens"
         how = "longer" if length > 1 else "shorter"
         found["length"] = (
             f"sampled answers became {abs(length - 1):.0%} {how} ({tokens}): the model learns length, where contents should differ"
         )
-    if after["unfinished"] - before["unfinished"] > max(_UNFINISHED, 2 * _error_of_shares(before, after, "unfinished")):
+    if _fell(after, before, "unfinished") and after["unfinished"] - before["unfinished"] > max(_UNFINISHED, 2 * _error(held)):
         shares = f"{before['unfinished']:.1%} to {after['unfinished']:.1%}"
         found["unfinished"] = f"sampled answers without an end went from {shares}: the model unlearns to end its turn"
     differing = figures["differing"]
@@ -123,6 +122,10 @@ def _of_the_players(held: Held, figures: Mapping[str, float | None]) -> dict[str
     return found
 
 
-def _error_of_shares(before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> float:
-    """The standard error of the difference of two shares of `rows` answers each."""
-    return math.sqrt(sum(player[name] * (1 - player[name]) / player["rows"] for player in (before, after)))
+def _fell(before: Mapping[str, float], after: Mapping[str, float], name: str) -> bool:
+    return name in before and name in after and after[name] < before[name]
+
+
+def _error(held: Held) -> float:
+    """The standard error of the difference of the shares of unfinished answers, if there were one a row."""
+    return math.sqrt(sum(player["unfinished"] * (1 - player["unfinished"]) / held.pairs for player in (held.before, held.after)))

@@ -36,6 +36,7 @@ class Prompt:
     seed: int  # of its first answer, see `seed_of`; answer k is drawn from seed + k
     samples: int = 1
     logp: bool = False  # whether the answers' log-probs are wanted, which cost time
+    greedy: bool = False  # the most likely tokens instead of a draw
 
 
 @dataclass(frozen=True)

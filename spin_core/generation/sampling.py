@@ -27,7 +27,7 @@ def request_fields(settings: GenerationSettings, ends: Ends, prompt: Prompt) -> 
     """The fields of a vLLM completion request. It stops on the ends of turn alone: with `ignore_eos` a server adds none of its own."""
     return {
         "max_tokens": settings.max_new_tokens,
-        "temperature": settings.temperature,
+        "temperature": 0.0 if prompt.greedy else settings.temperature,
         "top_p": settings.top_p,
         "top_k": -1,
         "min_p": 0.0,

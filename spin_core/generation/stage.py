@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spin_core.contracts.rows import SHARD
+from spin_core.contracts.rows import GREEDY, SHARD
 from spin_core.contracts.tables import RowReader, count_rows, write_rows
 from spin_core.encoding.ends import read_ends
 from spin_core.generation.engine import Prompt, Sampler
@@ -24,7 +24,7 @@ STAGE_VERSION = 4
 
 @dataclass(frozen=True)
 class Shard:
-    """Rows `start:stop` of one split, to be answered by one model, each `samples` times."""
+    """Rows `start:stop` of one split, to be answered by one model: each `samples` times, and once more where `greedy`."""
 
     index: int
     count: int
@@ -38,11 +38,13 @@ class Shard:
     player: int = 0  # t of θ_t, for the seeds
     samples: int = 1
     logps: bool = False  # whether the answers' log-probs are kept
+    first: int = 0  # the number of the first sample; those before it are in another shard
+    greedy: bool = False  # whether an answer of the most likely tokens is asked for, too
 
     @property
     def label(self) -> str:
         """See `Stage`."""
-        return f"{self.turn} · {self.split} shard {self.index:03d}/{self.count:03d}"
+        return f"{self.turn} · {self._what} shard {self.index:03d}/{self.count:03d}"
 
     def spec(self) -> Spec:
         """The rows, and how they are sampled."""
@@ -50,6 +52,8 @@ class Shard:
         params["generation"] = identity(self.sampler.settings, without={"samples_per_prompt"})
         if self.samples > 1:
             params["generation"]["samples_per_prompt"] = self.samples
+        if self.first or self.greedy:
+            params |= {"samples": self.samples, "first": self.first, "greedy": self.greedy}
         return Spec("shard", STAGE_VERSION, params, (self.sampler.model, self.encoded))
 
     def run(self, out: Path, on: Launcher) -> dict[str, Any]:
@@ -63,11 +67,11 @@ class Shard:
             on.engines.count(new_tokens)
             self.show(done, on)
 
-        prompts = [self._prompt(row) for row in rows]
-        with on.engines.lease(self.sampler, len(rows) * self.samples) as engine:
+        prompts = [prompt for row in rows for prompt in self._prompts(row)]
+        with on.engines.lease(self.sampler, len(rows) * len(self._numbers)) as engine:
             started = time.time()
             answers = engine.sample(prompts, read_ends(self.encoded.path), on_answer)
-        asked = [(row, sample) for row in rows for sample in range(self.samples)]
+        asked = [(row, sample) for row in rows for sample in self._numbers]
         content = [
             {
                 "row_id": row["row_id"],
@@ -85,30 +89,43 @@ class Shard:
         given = self.sampler.settings.engine_args
         return facts | ({"engine_args": given} if given else {})
 
-    def _prompt(self, row: Mapping[str, Any]) -> Prompt:
+    @property
+    def _numbers(self) -> list[int]:
+        """Of a row's answers, in their order."""
+        return [*range(self.first, self.first + self.samples), *([GREEDY] if self.greedy else [])]
+
+    @property
+    def _what(self) -> str:
+        return f"more {self.split}" if self.first or self.greedy else self.split
+
+    def _prompts(self, row: Mapping[str, Any]) -> list[Prompt]:
         seed = seed_of(self.sampler.settings.seed, row["row_id"], self.player)
-        return Prompt(row["prompt_ids"], seed, self.samples, self.logps)
+        drawn = [Prompt(row["prompt_ids"], seed + self.first, self.samples, self.logps)] if self.samples else []
+        return drawn + ([Prompt(row["prompt_ids"], seed, 1, self.logps, greedy=True)] if self.greedy else [])
 
     def show(self, done: int, on: Launcher) -> None:
         """Tells how many of its answers are there."""
         note = f"{on.engines.rate:,.0f} tokens/s" if on.engines.rate else ""
         emit(
             Progress(
-                f"{self.turn} · sampling {self.split}",
+                f"{self.turn} · sampling {self._what}",
                 done,
-                self.total * self.samples,
-                "answers" if self.samples > 1 else "rows",
+                self.total * len(self._numbers),
+                "answers" if len(self._numbers) > 1 else "rows",
                 note,
                 self.index,
             )
         )
 
 
-def shards(recipe: Recipe, model: Ref, encoded: Ref, split: str, turn: str, total: int | None = None, player: int = 0) -> list[Shard]:
+def shards(
+    recipe: Recipe, model: Ref, encoded: Ref, split: str, turn: str, total: int | None = None, player: int = 0, more: bool = False
+) -> list[Shard]:
     """Cuts the encoded rows of a split (`total`, where they are not there yet) into shards of at most `generation.shard_rows`.
 
-    `model` is θ_t of t = `player`. Train rows are answered `generation.samples_per_prompt` times. Log-probs are kept of the
-    answers to held-out rows, which evaluation takes the player's entropy from.
+    `model` is θ_t of t = `player`. Train rows are answered `generation.samples_per_prompt` times, held-out ones once; all that
+    `evaluation` wants beyond that are the shards with `more`, so that another number of them changes no pair. Log-probs are kept
+    of the answers to held-out rows, which evaluation takes the player's entropy from.
     """
     sampler = Sampler(model, recipe.generation, recipe.data.max_prompt_tokens)
     if total is None:
@@ -116,10 +133,15 @@ def shards(recipe: Recipe, model: Ref, encoded: Ref, split: str, turn: str, tota
     size = recipe.generation.shard_rows
     count = -(-total // size)
     held_out = split != "train"
-    samples = 1 if held_out else recipe.generation.samples_per_prompt
+    samples, first = 1 if held_out else recipe.generation.samples_per_prompt, 0
+    if more:
+        samples, first = recipe.evaluation.samples - 1, 1
+    greedy = more and recipe.evaluation.greedy
+    if not samples and not greedy:
+        return []
     ranges = [(i * size, min(total, (i + 1) * size)) for i in range(count)]
     return [
-        Shard(i, count, total, turn, split, start, stop, sampler, encoded, player, samples, held_out)
+        Shard(i, count, total, turn, split, start, stop, sampler, encoded, player, samples, held_out, first, greedy)
         for i, (start, stop) in enumerate(ranges)
     ]
 

@@ -17,7 +17,7 @@ from spin_core.generation.sampling import generation_options
 from spin_core.runtime import devices, memory, process
 
 _BATCH = 32
-Asked = tuple[list[int], int, bool]  # a prompt's ids, a seed, whether the log-prob is wanted
+Asked = tuple[list[int], int, bool, bool]  # a prompt's ids, a seed, whether the log-prob is wanted, whether nothing is drawn
 
 
 class TransformersEngine:
@@ -63,8 +63,9 @@ class _Draw:
     def __init__(self, asked: Sequence[Asked], temperature: float, top_p: float) -> None:
         from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-        self._rows = [random.Random(seed) for _, seed, _ in asked]
-        self._wanted = any(logp for _, _, logp in asked)
+        self._rows = [random.Random(seed) for _, seed, _, _ in asked]
+        self._wanted = any(logp for _, _, logp, _ in asked)
+        self._greedy = [greedy for _, _, _, greedy in asked]
         warpers = [TemperatureLogitsWarper(float(temperature))] if temperature != 1.0 else []
         self._warp = LogitsProcessorList([*warpers, *([TopPLogitsWarper(top_p)] if top_p < 1.0 else [])])
         self.logps: list[list[float]] = []  # of the drawn tokens, a list a step
@@ -77,6 +78,9 @@ class _Draw:
         mass_BV = self._warp(ids_BT, logits_BV).softmax(-1, dtype=torch.float64).cumsum(-1)
         uniform_B1 = torch.tensor([[row.random()] for row in self._rows], dtype=torch.float64, device=logits_BV.device)
         token_B1 = torch.searchsorted(mass_BV, uniform_B1 * mass_BV[:, -1:], right=True).clamp(max=logits_BV.shape[1] - 1)
+        if any(self._greedy):
+            greedy_B1 = torch.tensor(self._greedy, device=logits_BV.device)[:, None]
+            token_B1 = torch.where(greedy_B1, logits_BV.argmax(-1, keepdim=True), token_B1)
         if self._wanted:
             self.logps.append(logits_BV.log_softmax(-1).gather(1, token_B1)[:, 0].tolist())
         return torch.full_like(logits_BV, -torch.inf).scatter(1, token_B1, 0.0)
@@ -96,13 +100,13 @@ def _work(job: dict[str, Any]) -> None:
     options = GenerationConfig(**job["options"])
     model.generation_config = options  # generate() fills what an option leaves open from the model's own
     ends, pad = set(options.eos_token_id), options.pad_token_id
-    asked = [(p["ids"], p["seed"] + sample, p["logp"]) for p in job["prompts"] for sample in range(p["samples"])]
+    asked = [(p["ids"], p["seed"] + sample, p["logp"], p["greedy"]) for p in job["prompts"] for sample in range(p["samples"])]
     answers = []
     for start in range(0, len(asked), _BATCH):
         batch = asked[start : start + _BATCH]
-        width = max(len(ids) for ids, _, _ in batch)
-        ids_BT = torch.tensor([[pad] * (width - len(ids)) + ids for ids, _, _ in batch], device=device)
-        mask_BT = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids, _, _ in batch], device=device)
+        width = max(len(ids) for ids, *_ in batch)
+        ids_BT = torch.tensor([[pad] * (width - len(ids)) + ids for ids, *_ in batch], device=device)
+        mask_BT = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids, *_ in batch], device=device)
         draw = _Draw(batch, job["temperature"], job["top_p"])
         with torch.no_grad():
             out = model.generate(input_ids=ids_BT, attention_mask=mask_BT, generation_config=options, logits_processor=[draw])

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from spin_core.contracts.rows import PAIRS, TEST_FILE, TRAIN_FILE
+from spin_core.contracts.rows import HELD_OUT, PAIRS, PAIRS_OF, TRAIN_FILE
 from spin_core.contracts.tables import TableWriter, count_rows, iter_tables, last_content, read_rows, same_lists, with_last_content
 from spin_core.encoding.ends import Ends, ended_N, read_ends, without_end
 from spin_core.pairs.shortcuts import Shortcuts, speller
@@ -44,20 +44,23 @@ def _work(job: dict[str, Any]) -> None:
                 remedy="there is nothing left to learn from this data",
             )
         carried = _carry(job, train)
-    with TableWriter(out / TEST_FILE, PAIRS) as test:
-        held_out = _Join(job, "test", keep_identical=True).write(test)
+    held_out = {}
+    for split in filter(job.get, HELD_OUT):
+        with TableWriter(out / PAIRS_OF[split], PAIRS) as sink:
+            refused = _Join(job, split, keep_identical=True).write(sink)["refused"]
+        held_out[split] = {"rows": sink.rows, "refused": refused}
     facts = {
         "pairs": train.rows,
         "carried": carried,
         "identical": fresh["identical"],
         "keep_identical": keep,
         "refused": fresh["refused"],
-        "held_out": test.rows,
-        "held_out_refused": held_out["refused"],
+        "held_out": held_out["test"]["rows"],
+        "held_out_refused": held_out["test"]["refused"],
         "shortcuts": shortcuts.aucs(),
         "warnings": shortcuts.warnings(speller(job["model"])),
     }
-    message = f"{train.rows:,} pairs ({carried:,} carried over), {test.rows:,} held out; {_counts(fresh, keep)}"
+    message = f"{train.rows:,} pairs ({carried:,} carried over), {held_out['test']['rows']:,} held out; {_counts(fresh, keep)}"
     (out / "facts.json").write_text(json.dumps(facts | {"message": message}))
 
 

@@ -29,6 +29,7 @@ class Gather:
     test: tuple[Ref, ...]
     carried: tuple[Ref, ...] = ()
     keep_identical: bool = False
+    validation: tuple[Ref, ...] = ()  # shards of the rows that choices are made on, where there are any
 
     @property
     def label(self) -> str:
@@ -37,7 +38,7 @@ class Gather:
 
     @property
     def _parents(self) -> tuple[Ref, ...]:
-        return (self.prompts, self.encoded, *self.train, *self.test, *self.carried)
+        return (self.prompts, self.encoded, *self.train, *self.test, *self.validation, *self.carried)
 
     def spec(self) -> Spec:
         """The iteration, which each row names, and what is joined."""
@@ -48,7 +49,10 @@ class Gather:
         """Joins in a child, so that the flow's memory stays small."""
         on.store.verify(*self._parents)
         job: dict[str, Any] = {"iteration": self.iteration, "prompts": str(self.prompts.path), "encoded": str(self.encoded.path)}
-        job |= {split: [str(shard.path) for shard in shards] for split, shards in (("train", self.train), ("test", self.test))}
+        job |= {
+            split: [str(shard.path) for shard in shards]
+            for split, shards in (("train", self.train), ("test", self.test), ("validation", self.validation))
+        }
         parents = {parent["kind"]: parent["digest"] for parent in self.encoded.manifest["parents"]}
         job["model"] = str(on.store.find("model", parents["model"]).path) if "model" in parents else None
         job |= {"carried": [str(pairs.path) for pairs in self.carried], "out": str(out), "keep_identical": self.keep_identical}

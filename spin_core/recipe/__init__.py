@@ -1,13 +1,12 @@
 """The recipe: everything that a person may set."""
 
+from spin_core.recipe.evaluation import EvaluationSettings, StopSettings
 from spin_core.recipe.load import load_recipe, with_overrides
 from spin_core.recipe.schema import (
     DataSettings,
-    EvaluationSettings,
     GenerationSettings,
     ModelSettings,
     Recipe,
-    StopSettings,
 )
 from spin_core.recipe.training import TrainingSettings
 

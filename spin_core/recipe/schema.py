@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from spin_core.recipe.engine_args import checked
+from spin_core.recipe.evaluation import EvaluationSettings, StopSettings
 from spin_core.recipe.group import Group
 from spin_core.recipe.identity import Speed
 from spin_core.recipe.training import Beta, TrainingSettings
@@ -143,22 +144,6 @@ class GenerationSettings(Group):
         if self.batch_invariant and self.engine != "vllm":
             raise ValueError(f"batch_invariant works with engine: vllm, not {self.engine}")
         return self
-
-
-class EvaluationSettings(Group):
-    """What is measured on held-out rows after every iteration."""
-
-    sample_prompts: int = Field(3, ge=0)
-    """Prompts shown with the human, old and new answers."""
-
-
-class StopSettings(Group):
-    """When a campaign ends before its last iteration."""
-
-    min_accuracy_gain: float | None = Field(None, ge=-1.0, le=1.0)
-    """Stop after an iteration whose held-out check accuracy rose by less than this; None never stops early."""
-    nothing_won: bool = True
-    """Stop after an iteration whose line search (`training.line_search`) found no model better than θ_t."""
 
 
 class IterationOverride(Group):

@@ -14,24 +14,32 @@ from matplotlib.figure import Figure
 from spin_core.campaign.ledger import Turn
 from spin_core.contracts.tables import read_rows
 from spin_core.recipe import Recipe
-from spin_core.report.table import LEGEND, played_turns, rows_for, shortcuts_line, stage_rows, warnings_of
+from spin_core.report.results import LEGEND, played_turns, rows_for, verdict, warnings_of
+from spin_core.report.table import shortcuts_line, stage_rows
 from spin_core.store import Store
 from spin_core.store.files import replace_text
 
+_HELD_OUT = {
+    "checks": "checks right",
+    "greedy": "checks right, greedy",
+    "nll": "NLL of human answers",
+    "tokens": "answer tokens",
+    "unfinished": "unfinished share",
+}
 _CURVES = {"loss": "SPIN loss", "rewards/margins": "reward margin", "rewards/accuracies": "reward accuracy", "grad_norm": "gradient norm"}
 
 
 def write_page(store: Store, recipe: Recipe) -> Path:
     """Writes `<home>/campaigns/<name>/report.html` whole or not at all, and returns its path."""
     turns = played_turns(store, recipe)
-    rows = rows_for(store, recipe)
     page = (
         Environment(loader=PackageLoader("spin_core.report", "."), autoescape=True)
         .get_template("page.html")
         .render(
             name=recipe.name,
             recipe=recipe.model_dump_json(indent=1),
-            rows=rows,
+            rows=rows_for(turns, recipe.stop),
+            verdict=verdict(turns, recipe.stop),
             legend=LEGEND,
             warnings=warnings_of(turns),
             stages=[(turn.iteration, *stage) for turn in turns for stage in stage_rows(turn)],
@@ -73,20 +81,17 @@ def _training_curves(iterations: list[list[dict[str, Any]]]) -> Figure:
 
 
 def _held_out(turns: list[Turn]) -> Figure:
-    """How each model does on the held-out rows."""
-    metrics = [turn.metrics for turn in turns]
-    players = [metrics[0]["before"], *(entry["after"] for entry in metrics)]
-    panels = {
-        "check_accuracy": "checks right",
-        "nll": "NLL of human answers",
-        "answer_tokens": "answer tokens",
-        "unfinished": "unfinished share",
-    }
+    """How each model does on the held-out rows, with the intervals."""
+    metrics = [turn.metrics["splits"]["test"] for turn in turns]
+    players = [metrics[0]["before"], *(found["after"] for found in metrics)]
+    names = [name for name in ("checks", "greedy", "nll", "tokens", "unfinished") if name in players[0]][:4]
     figure = Figure(figsize=(11, 2.4), layout="constrained")
-    names = [f"θ_{number}" for number in range(len(players))]
-    for axis, (key, title) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        axis.bar(names, [player[key] or 0.0 for player in players], color="#4472a8", width=0.6)
-        axis.set_title(title, fontsize=10)
+    labels = [f"θ_{number}" for number in range(len(players))]
+    for axis, name in zip(figure.subplots(1, len(names)), names, strict=True):
+        found = [player[name] for player in players]
+        half = [0.0 if one["low"] is None else (one["high"] - one["low"]) / 2 for one in found]
+        axis.bar(labels, [one["value"] for one in found], yerr=half, color="#4472a8", width=0.6, capsize=3)
+        axis.set_title(_HELD_OUT[name], fontsize=10)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3, axis="y")
     return figure

@@ -1,71 +1,22 @@
-"""The campaign's table: a row a model, its stages' times, three answers before and after, the newest model's folder."""
+"""The campaign's table: a row a model, its stages' times, three answers before and after, the best model's folder."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from spin_core.campaign.ledger import Ledger, Turn
+from spin_core.campaign.ledger import Turn, model_of
+from spin_core.campaign.rules import Outcome, best_player
 from spin_core.contracts.tables import read_rows
 from spin_core.recipe import Recipe
-from spin_core.store import Store
-
-LEGEND = (
-    "checks: right answers · NLL: nats a token of the human answers · tokens, unfinished: sampled answers · "
-    "game, margin: human answer preferred over the opponent's, and by how much"
-)
-
-
-def played_turns(store: Store, recipe: Recipe) -> list[Turn]:
-    """The campaign's turns whose results are there, in order."""
-    return [turn for turn in Ledger(store, recipe.name).turns() if turn.ref("evaluation").done]
-
-
-def rows_for(store: Store, recipe: Recipe) -> list[dict[str, Any]]:
-    """One dict a model, the SFT model first; figures are of the held-out rows."""
-    rows: list[dict[str, Any]] = []
-    turns = played_turns(store, recipe)
-    chosen = any("gamma" in turn.ref("model").facts for turn in turns)
-    for turn in turns:
-        metrics = turn.metrics
-        if not rows:
-            rows.append({"model": "θ_0 (SFT)", **_player(metrics["before"]), "game": "", "margin": ""} | ({"chosen": ""} if chosen else {}))
-        game = metrics["game"]
-        rows.append(
-            {
-                "model": f"θ_{metrics['iteration'] + 1} (iter {metrics['iteration']})",
-                **_player(metrics["after"]),
-                "game": f"{game['accuracy']:.1%}",
-                "margin": f"{game['margin']:+.3f}",
-            }
-            | ({"chosen": _chosen(turn.ref("model").facts)} if chosen else {})
-        )
-    return rows
-
-
-def _chosen(facts: dict[str, Any]) -> str:
-    """What was taken on the validation rows; empty where nothing was chosen."""
-    if "gamma" not in facts:
-        return ""
-    epoch = f", epoch {facts['epoch']}" if facts["epoch"] is not None else ""
-    return f"γ {facts['gamma']:g}{epoch}" if facts["gamma"] else "γ 0: nothing won"
-
-
-def _player(metrics: dict[str, Any]) -> dict[str, str]:
-    accuracy = metrics["check_accuracy"]
-    return {
-        "checks": "–" if accuracy is None else f"{accuracy:.1%}",
-        "NLL": f"{metrics['nll']:.3f}",
-        "tokens": f"{metrics['answer_tokens']:.1f}",
-        "unfinished": f"{metrics['unfinished']:.1%}",
-    }
+from spin_core.report.results import LEGEND, played_turns, rows_for, verdict, warnings_of
+from spin_core.store import Ref, Store
 
 
 def stage_rows(turn: Turn) -> list[tuple[str, str, str]]:
     """(stage, seconds, speed) of one iteration, from the artifacts' manifests."""
-    shards = [ref.facts for name in ("train_shards", "test_shards", "new_shards") for ref in turn.refs(name)]
+    shards = [ref.facts for name in turn.made if name.endswith("_shards") for ref in turn.refs(name)]
+    judged = [ref.facts["seconds"] for name, ref in turn.made.items() if "judged-" in name and isinstance(ref, Ref)]
     busy = _union([(s["started"], s["ended"]) for s in shards])
     tokens = sum(s["tokens"] for s in shards)
     pairs, reference, chosen, scored = (turn.ref(name).facts for name in ("pairs", "reference", "model", "scored"))
@@ -79,6 +30,7 @@ def stage_rows(turn: Turn) -> list[tuple[str, str, str]]:
         ("fine-tune", f"{model['seconds']:.0f}", f"{model['steps']} steps, {model['pairs_per_s']:.2f} pairs/s, β {model['beta']:.3g}"),
         *([("choose", f"{chosen['seconds']:.0f}", chosen["message"])] if "gamma" in chosen else []),
         ("score held-out", f"{scored['seconds']:.0f}", "the held-out pairs under the new model"),
+        ("judge", f"{sum(judged):.1f}", f"{len(judged)} evaluations of players"),
     ]
 
 
@@ -92,15 +44,6 @@ def shortcuts_line(turns: list[Turn]) -> str:
     return "human and sampled answers told apart without reading (AUC, 0.5 is a coin) · " + " · ".join(parts) if parts else ""
 
 
-def warnings_of(turns: list[Turn]) -> list[str]:
-    """What each iteration's diagnostics say; one that was played before there were any says nothing."""
-    return [
-        f"iteration {turn.iteration}: {text}"
-        for turn in turns
-        for text in turn.metrics.get("diagnostics", {"warnings": {}})["warnings"].values()
-    ]
-
-
 def _union(spans: list[tuple[float, float]]) -> float:
     """Seconds covered by at least one span: shards overlap on one engine."""
     covered, end = 0.0, float("-inf")
@@ -111,12 +54,12 @@ def _union(spans: list[tuple[float, float]]) -> float:
 
 
 def show(store: Store, recipe: Recipe, console: Console) -> None:
-    """Prints the tables, the samples and the path of the newest model."""
+    """Prints the tables, the verdict, the samples and the path of the best model."""
     turns = played_turns(store, recipe)
     if not turns:
         console.print(f"campaign {recipe.name}: no iteration is finished yet; start it with `spinflow run`")
         return
-    rows = rows_for(store, recipe)
+    rows = rows_for(turns, recipe.stop)
     results = Table(title=f"{recipe.name}: held-out results")
     for column in rows[0]:
         results.add_column(column, justify="left" if column == "model" else "right", no_wrap=column == "model")
@@ -124,6 +67,8 @@ def show(store: Store, recipe: Recipe, console: Console) -> None:
         results.add_row(*row.values())
     console.print(results)
     console.print(LEGEND, highlight=False, style="dim")
+    for number, line in enumerate(verdict(turns, recipe.stop)):
+        console.print(line, highlight=False, style="" if number else "bold", soft_wrap=True)
     for line in warnings_of(turns):
         console.print(line, highlight=False, style="yellow")
 
@@ -142,7 +87,8 @@ def show(store: Store, recipe: Recipe, console: Console) -> None:
     for row in read_rows(turns[-1].ref("evaluation").path / "samples.parquet"):
         samples.add_row(*(_short(row[key]) for key in ("prompt", "real", "before", "after")))
     console.print(samples)
-    console.print(f"newest model: {turns[-1].ref('model').path}", soft_wrap=True)
+    best = best_player([*map(Outcome.of, turns)], recipe.stop)
+    console.print(f"best model: {model_of(turns, best).path}", soft_wrap=True)
 
 
 def _short(text: str, limit: int = 300) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spin_core.contracts.rows import SCORES_OF, TEST_FILE, TRAIN_FILE
+from spin_core.contracts.rows import PAIRS_OF, SCORES_OF
 from spin_core.contracts.tables import count_rows
 from spin_core.recipe import TrainingSettings
 from spin_core.runtime import devices
@@ -19,7 +19,6 @@ from spin_core.store import Ref, Spec
 
 STAGE_VERSION = 6
 _JOB = "spin_core.scoring.job"
-_FILES = {"train": TRAIN_FILE, "test": TEST_FILE}
 # pairs that one device scores at a time: what a crash costs, and how unequally devices can end. At any number of devices the
 # same, so that a run can go on with another
 SHARD_PAIRS = 1024
@@ -27,7 +26,7 @@ SHARD_PAIRS = 1024
 
 @dataclass(frozen=True)
 class Score:
-    """`scores.parquet` (train) and `test_scores.parquet` (held-out) of `pairs` under `model`, or one of them, row by row.
+    """The scores of some splits of `pairs` under `model`, row by row, in the files of `SCORES_OF`.
 
     Beside the train scores lies what they say about β, see `scoring.beta`.
     """
@@ -79,7 +78,7 @@ class Score:
         """Ranges of rows, and the file that each one's scores go to."""
         found = []
         for split in self.splits:
-            source = self.pairs.path / _FILES[split]
+            source = self.pairs.path / PAIRS_OF[split]
             quantize = self._quantize if split == "train" else None
             rows = count_rows(source)
             for start in range(0, rows, SHARD_PAIRS):

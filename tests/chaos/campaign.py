@@ -24,6 +24,8 @@ model: {{name: {model}}}
 data: {{name: demo, subset: {rows}, test_size: 6, max_prompt_tokens: 256}}
 generation: {{engine: {engine}, max_new_tokens: 24, shard_rows: 6}}
 training: {{epochs: 1, pairs_per_step: 6, learning_rate: 1.0e-3, save_steps: 1}}
+evaluation: {{samples: 1, greedy: false}}
+stop: {{on_worse: go_on}}
 iterations: {iterations}
 """
 DAY_S = 24 * 3600.0

@@ -61,7 +61,7 @@ def test_a_shard_without_luck_does_not_stop_the_others(tmp_path: Path, prefect_s
 
     @flow(task_runner=ThreadPoolTaskRunner(max_workers=4), persist_result=False)
     def stage() -> list[Ref]:
-        return list(session_of(store, recipe, pool).sample(shards(recipe, model, encoded, "train", "iter-0")))
+        return list(session_of(store, recipe, pool).sample("train_shards", shards(recipe, model, encoded, "train", "iter-0")))
 
     with pool:
         with pytest.raises(SpinflowError, match=r"iter-0: train shards 2 of 6 failed: out of luck; run again, only those are redone"):

@@ -86,7 +86,7 @@ def test_a_campaign_survives_what_happens_to_it(tmp_path: Path, tiny_model: Path
     )
     assert rerun.returncode == 0, rerun.stderr
     assert manifests(home) == after, "a second run of a finished campaign did work"
-    assert "newest model:" in rerun.stdout
+    assert "best model:" in rerun.stdout
 
 
 def check_pairs(home: Path) -> None:
@@ -109,4 +109,4 @@ def check_model(home: Path) -> None:
     assert AutoModelForCausalLM.from_pretrained(folder / "model").num_parameters() > 0
     first = json.loads((folder / "model" / "metrics.jsonl").read_text().splitlines()[0])
     assert first["loss"] == pytest.approx(0.6931, abs=1e-3)
-    assert json.loads((folder / "evaluation" / "metrics.json").read_text())["after"]["rows"] == 8
+    assert json.loads((folder / "evaluation" / "metrics.json").read_text())["splits"]["test"]["after"]["nll"]["prompts"] == 8

@@ -134,7 +134,7 @@ def test_one_of_three_servers_goes_away_and_comes_back(servers: Servers, prefect
         encoded = encode(store, recipe, model, prompts)
         leaving = threading.Thread(target=go_away)
         leaving.start()
-        train = run.sample(shards(recipe, model, encoded, "train", "iter-0"))
+        train = run.sample("train_shards", shards(recipe, model, encoded, "train", "iter-0"))
         leaving.join()
         assert first.child.poll() is not None
         assert all(server.answered() > before for server, before in zip(others, alone, strict=True))
@@ -143,7 +143,7 @@ def test_one_of_three_servers_goes_away_and_comes_back(servers: Servers, prefect
         deadline = time.monotonic() + 60
         while not all(seat.engine for seat in pool._seats) and time.monotonic() < deadline:
             time.sleep(0.2)
-        return train, run.sample(shards(recipe, model, encoded, "test", "iter-0"))
+        return train, run.sample("test_shards", shards(recipe, model, encoded, "test", "iter-0"))
 
     with pool:
         train, test = sample()

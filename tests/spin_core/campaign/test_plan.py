@@ -1,6 +1,7 @@
 """What `spinflow status` says of stages: done, would run, would run again and why. Nothing runs, so nothing here does."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 from spin_core.campaign.ledger import Ledger
 from spin_core.campaign.plan import survey
 from spin_core.campaign.turn import TurnStages
+from spin_core.campaign.walk import Played, walk
 from spin_core.contracts.rows import ENCODED
 from spin_core.contracts.tables import write_rows
+from spin_core.generation.stage import Shard
 from spin_core.recipe import Recipe
 from spin_core.runtime.launcher import Stage
 from spin_core.store import Ref, Store
@@ -21,35 +24,42 @@ def recipe(tiny_model: Path, **changes: Any) -> Recipe:
     return Recipe.model_validate(content | {"iterations": [{}]} | changes)
 
 
-def play(store: Store, found: Recipe, iteration: int = 0, before: tuple[Ref, tuple[Ref, ...]] | None = None) -> tuple[Ref, tuple[Ref, ...]]:
-    """Leaves what a played iteration leaves, by stages that write no more than the survey looks at."""
+class Builds:
+    """A builder whose stages write no more than the survey looks at."""
 
-    def build(stage: Stage) -> Ref:
+    def __init__(self, store: Store, **gained: float) -> None:
+        self._store, self._gained = store, gained
+
+    def do(self, name: str, stage: Stage) -> Ref:
         def write(out: Path) -> None:
-            for split, count in (("train", 4), ("test", 2)):
+            for split, count in (("train", 4), ("test", 2), ("validation", 2)):
                 rows = [{"row_id": str(i), "prompt_ids": [i], "real_ids": [2]} for i in range(count)]
                 write_rows(out / f"{split}.parquet", rows, ENCODED)
-            (out / "metrics.json").write_text(json.dumps({"before": {"check_accuracy": None}, "after": {"check_accuracy": None}}))
+            (out / "metrics.json").write_text(json.dumps(metrics(**self._gained)))
 
-        return store.build(stage.spec(), write)
+        return self._store.build(stage.spec(), write)
 
-    turn = TurnStages.of(found, iteration, store.home)
-    start, prompts = build(turn.start()), build(turn.prompts())
-    encoded = build(turn.encoded(start, prompts))
-    opponent, earlier = before or (start, ())
-    origin = turn.origin(start, opponent)
-    test, train = (tuple(map(build, turn.shards(opponent, encoded, split))) for split in ("test", "train"))
-    pairs = build(turn.pairs(prompts, encoded, train, test, earlier))
-    reference = build(turn.reference(origin, opponent, pairs))
-    held_out = reference if origin == opponent else build(turn.held_out(opponent, pairs))
-    trained = build(turn.player(origin, pairs, reference))
-    player = build(turn.choice(opponent, trained, encoded)) if turn.chooses else trained
-    scored, new = build(turn.held_out(player, pairs)), tuple(map(build, turn.new_shards(player, encoded)))
-    verdict = build(turn.verdict(pairs, reference, held_out, scored, test, new))
-    made = {"prompts": prompts, "start": start, "encoded": encoded, "opponent": opponent, "pairs": pairs, "reference": reference}
-    made |= {"model": player, "scored": scored, "evaluation": verdict} | ({"trained": trained} if turn.chooses else {})
-    Ledger(store, "c").note(iteration, found, {**made, "test_shards": test, "train_shards": train, "new_shards": new})
-    return player, (*earlier, pairs)
+    def sample(self, name: str, shards: Sequence[Shard]) -> tuple[Ref, ...]:
+        return tuple(self.do(name, shard) for shard in shards)
+
+    def free_devices(self) -> None:
+        pass
+
+
+def metrics(**gained: float) -> dict[str, Any]:
+    """Of an iteration that won so much in each figure, surely; higher is better."""
+    sure = {name: {"value": value, "low": value - 0.01, "high": value + 0.01} for name, value in gained.items()}
+    return {"splits": {"test": {"gained": sure}}, "figures": {name: {"unit": "share", "better": "higher"} for name in gained}}
+
+
+def play(store: Store, found: Recipe, before: Played | None = None, opponent: int | None = None, won: float = 0.1) -> Played:
+    """Leaves what a played iteration leaves."""
+    before = before or Played()
+    iteration = len(before.pairs)
+    opponent = iteration if opponent is None else opponent
+    played = walk(TurnStages.of(found, iteration, store.home), Builds(store, nll=won), before, opponent)
+    Ledger(store, "c").note(iteration, found, played.made, opponent)
+    return played
 
 
 @pytest.fixture
@@ -67,14 +77,14 @@ def said(store: Store, found: Recipe) -> dict[str, str]:
 def test_nothing_is_there_yet(tmp_path: Path, tiny_model: Path) -> None:
     lines = said(Store(tmp_path), recipe(tiny_model))
     assert set(lines.values()) == {"would run"}
-    assert list(lines)[:3] == ["0 start", "0 prompts", "0 encoded"]
+    assert list(lines)[:3] == ["0 prompts", "0 start", "0 encoded"]
     assert not (tmp_path / "artifacts").exists()
 
 
 def test_a_played_iteration_is_done_and_the_next_would_run(played: Store, tiny_model: Path) -> None:
     lines = said(played, recipe(tiny_model, iterations=[{}, {}]))
     assert {state for name, state in lines.items() if name.startswith("0")} == {"done"}
-    assert lines["1 test answers"] == "done"  # of θ_1: iteration 0 sampled them
+    assert "1 test answers" not in lines  # of θ_1: iteration 0 sampled them
     assert lines["1 train answers"] == "2 of 2 shards"
     assert lines["1 model"] == "would run"
 
@@ -116,7 +126,9 @@ def test_the_choice_is_a_stage_between_training_and_scoring(tmp_path: Path, tiny
     lines = said(store, found)
     assert set(lines.values()) == {"done"}
     names = [name.removeprefix("0 ") for name in lines]
-    assert names[names.index("reference") :] == ["reference", "trained", "model", "scored", "new answers", "evaluation"]
+    new = [f"new {what} answers" for what in ("test", "more test", "validation", "more validation")]
+    judged = [f"{who}judged-{name}" for who in ("start-", "") for name in ("nll", "checks", "lengths")]
+    assert names[names.index("reference") :] == ["reference", "trained", "model", "scored", *new, *judged, "evaluation"]
     finer = said(store, recipe(tiny_model, **CHOOSES | {"training": {"line_search": [0.25, 0.5]}}))
     assert (finer["0 trained"], finer["0 model"]) == ("done", "again, because training.line_search changed")
     epochs = said(store, recipe(tiny_model, **CHOOSES | {"training": {"line_search": [0.5], "choose_epoch": True}}))
@@ -140,8 +152,9 @@ def test_a_choice_that_is_asked_for_later_or_no_more_trains_nothing_again(tmp_pa
 def test_an_iteration_from_theta_0_scores_under_both_models(tmp_path: Path, tiny_model: Path) -> None:
     """Reference and training are of θ_0; the held-out rows are compared with θ_t, whose answers they have."""
     found, store = recipe(tiny_model, iterations=[{}, {}], training={"start": "initial"}), Store(tmp_path)
-    theta_1, pairs = play(store, found, 0)
-    play(store, found, 1, (theta_1, pairs))
+    first = play(store, found)
+    play(store, found, first)
+    theta_1, pairs = first.players[1].model, first.pairs
     lines = said(store, found)
     assert "0 held_out" not in lines
     assert lines["1 held_out"] == "done"
@@ -150,8 +163,8 @@ def test_an_iteration_from_theta_0_scores_under_both_models(tmp_path: Path, tiny
     assert origin == start
     reference = turn.reference(origin, theta_1, pairs[0])
     assert (reference.model, reference.splits) == (start, ("train",))
-    first = TurnStages.of(found, 0, store.home).reference(start, start, pairs[0])
-    assert first.splits == ("train", "test")
+    begins = TurnStages.of(found, 0, store.home).reference(start, start, pairs[0])
+    assert begins.splits == ("train", "test")
 
 
 @pytest.mark.parametrize(("depth", "carried"), [(0, 0), (1, 1), (2, 2), (9, 4)])
@@ -161,5 +174,32 @@ def test_so_many_iterations_are_carried_over(tmp_path: Path, tiny_model: Path, d
     some = Ref("model", "m", tmp_path)
     for begins, expected in (("previous", carried), ("initial", 4)):
         found = recipe(tiny_model, carry_over=depth, iterations=[{}] * 5, training={"start": begins})
-        stage = TurnStages.of(found, 4, tmp_path).pairs(some, some, (), (), earlier)
+        stage = TurnStages.of(found, 4, tmp_path).pairs(some, some, (), {"test": ()}, earlier)
         assert [pairs.digest for pairs in stage.carried] == ["3", "2", "1", "0"][:expected]
+
+
+def test_after_a_worse_iteration_the_next_starts_from_the_best(tmp_path: Path, tiny_model: Path) -> None:
+    """Whom it played is in its answers' names; θ_2 stays in the ledger, and its pairs are carried over as they would have been."""
+    found, store = recipe(tiny_model, iterations=[{}, {}, {}]), Store(tmp_path)
+    one = play(store, found)
+    two = play(store, found, one, won=-0.3)
+    assert said(store, found)["2 train answers"] == "2 of 2 shards"  # of θ_1
+    three = play(store, found, two, opponent=1)
+    assert set(said(store, found).values()) == {"done"}
+    train = three.made["train_shards"]
+    assert isinstance(train, tuple)
+    assert train[0].manifest["parents"][0]["digest"] == one.players[1].model.digest
+    assert three.made["opponent"] == one.players[1].model
+    assert [turn.opponent for turn in Ledger(store, "c").turns()] == [0, 1, 1]
+    pairs = three.made["pairs"]
+    assert isinstance(pairs, Ref)
+    assert two.pairs[1].digest in [parent["digest"] for parent in pairs.manifest["parents"]]
+    stays = recipe(tiny_model, iterations=[{}, {}, {}], stop={"on_worse": "go_on"})
+    assert said(store, stays)["2 train answers"].startswith("2 of 2 shards")  # of θ_2
+
+
+def test_another_number_of_judged_answers_trains_nothing_again(played: Store, tiny_model: Path) -> None:
+    lines = said(played, recipe(tiny_model, evaluation={"samples": 8}))
+    assert {lines[name] for name in ("0 pairs", "0 model", "0 scored", "0 judged-nll")} == {"done"}
+    assert lines["0 new more test answers"] == "1 of 1 shards, again, because generation.samples_per_prompt, samples changed"
+    assert lines["0 evaluation"] == "again, because a stage before it would run again"

@@ -6,32 +6,79 @@ from typing import Any
 
 import pytest
 
-from spin_core.campaign.ledger import Ledger, Turn
-from spin_core.campaign.rules import next_iteration, no_more_to_win
+from spin_core.campaign.ledger import Ledger
+from spin_core.campaign.rules import Outcome, best_player, end_of, gain_of, made_it_worse, next_iteration, next_opponent
 from spin_core.campaign.workspace import link
 from spin_core.recipe import Recipe, StopSettings
+from spin_core.runtime.errors import BadInput
 from spin_core.store import Ref, Spec, Store
 
 
-@pytest.mark.parametrize(
-    ("gain", "before", "after", "stops"),
-    [(None, 0.5, 0.1, False), (0.0, 0.5, 0.5, False), (0.0, 0.5, 0.4, True), (0.1, 0.5, 0.55, True), (0.1, None, None, False)],
-)
-def test_the_stop_rule(gain: float | None, before: float | None, after: float | None, stops: bool, tmp_path: Path) -> None:
-    metrics = {"before": {"check_accuracy": before}, "after": {"check_accuracy": after}}
-    turn = Turn(0, {}, {"model": made(Store(tmp_path), "model", 0)}, metrics)
-    assert bool(no_more_to_win(StopSettings(min_accuracy_gain=gain), turn)) is stops
+def outcome(value: float, half: float = 0.01, opponent: int = 0, *, metric: str = "checks", better: str = "higher", **more: Any) -> Outcome:
+    """A turn that won `value` ± `half` in one figure."""
+    gained = {metric: {"value": value, "low": value - half, "high": value + half}}
+    won = {"value": 0.9, "low": 0.8, "high": 0.95}
+    splits = {"test": {"gained": gained, "game": {"won": won}}}
+    return Outcome(opponent, {"splits": splits, "figures": {metric: {"unit": "share", "better": better}}}, **more)
 
 
 @pytest.mark.parametrize(
-    ("gamma", "stop", "says"),
-    [(0.0, True, "no model better than the opponent"), (0.0, False, ""), (0.5, True, ""), (1.0, True, ""), (None, True, "")],
+    ("keys", "gains", "says"),
+    [
+        ({}, [-0.5], ""),
+        ({"min_gain": 0.0}, [0.0], ""),
+        ({"min_gain": 0.0}, [-0.1], "checks won -0.1, less than stop.min_gain=0"),
+        ({"min_gain": 0.1}, [0.3, 0.05], "checks won +0.05"),
+        ({"min_gain": 0.1, "patience": 2}, [0.05], ""),
+        ({"min_gain": 0.1, "patience": 2}, [0.3, 0.05], ""),
+        ({"min_gain": 0.1, "patience": 2}, [0.3, 0.05, 0.02], "checks won +0.05, +0.02"),
+        ({"on_worse": "stop"}, [-0.1], "it lost 0.1 in checks"),
+        ({"on_worse": "stop", "worse_than": 0.2}, [-0.1], ""),
+    ],
 )
-def test_a_line_search_that_won_nothing_ends_the_campaign(gamma: float | None, stop: bool, says: str, tmp_path: Path) -> None:
+def test_when_a_campaign_ends(keys: dict[str, Any], gains: list[float], says: str) -> None:
+    found = end_of([outcome(gain, opponent=number) for number, gain in enumerate(gains)], StopSettings(**keys))
+    assert says in found
+    assert bool(found) is bool(says)
+
+
+def test_worse_is_what_chance_does_not_explain() -> None:
+    """Else a campaign throws away an iteration for the draw of its held-out answers."""
+    assert made_it_worse(outcome(-0.1, 0.05), StopSettings())
+    assert not made_it_worse(outcome(-0.1, 0.15), StopSettings())
+    assert not made_it_worse(outcome(-0.1, 0.05), StopSettings(worse_than=0.1))
+    assert made_it_worse(outcome(0.1, 0.05, metric="nll", better="lower"), StopSettings(metric="nll"))
+    assert not made_it_worse(outcome(-0.1, 0.05, metric="nll", better="lower"), StopSettings())
+
+
+def test_the_best_is_found_along_who_played_whom() -> None:
+    stop = StopSettings()
+    chain = [outcome(0.2), outcome(-0.3, opponent=1), outcome(0.05, opponent=1)]
+    assert [best_player(chain[:count], stop) for count in range(4)] == [0, 1, 1, 3]
+    assert [next_opponent(chain[:count], stop) for count in range(4)] == [0, 1, 1, 3]
+    assert next_opponent(chain[:2], StopSettings(on_worse="go_on")) == 2
+    assert best_player([outcome(0.0)], stop) == 0  # nothing was won: the one that is there already
+
+
+def test_without_checks_the_likelihood_counts_and_the_game_can() -> None:
+    found = outcome(-0.1, metric="nll", better="lower")
+    assert gain_of(found.metrics, StopSettings()).metric == "nll"
+    game = gain_of(found.metrics, StopSettings(metric="game"))
+    assert (game.value, game.low, game.high) == pytest.approx((0.4, 0.3, 0.45))
+
+
+@pytest.mark.parametrize(
+    ("metric", "better", "says"), [("chekcs", "higher", "there are game, tokens"), ("tokens", None, "neither more nor less")]
+)
+def test_a_metric_that_cannot_count_is_named(metric: str, better: Any, says: str) -> None:
+    with pytest.raises(BadInput, match=says):
+        gain_of(outcome(0.1, metric="tokens", better=better).metrics, StopSettings(metric=metric))
+
+
+@pytest.mark.parametrize(("won", "stop", "says"), [(True, True, "no model better than the opponent"), (True, False, ""), (False, True, "")])
+def test_a_line_search_that_won_nothing_ends_the_campaign(won: bool, stop: bool, says: str) -> None:
     """Unless the recipe says otherwise: new answers of the same model may still teach something."""
-    model = Store(tmp_path).build(Spec("model", 1, {}), lambda out: {} if gamma is None else {"gamma": gamma})
-    turn = Turn(0, {}, {"model": model}, {"before": {"check_accuracy": 0.5}, "after": {"check_accuracy": 0.5}})
-    found = no_more_to_win(StopSettings(nothing_won=stop), turn)
+    found = end_of([outcome(0.0, nothing_won=won)], StopSettings(nothing_won=stop))
     assert says in found
     assert bool(found) is bool(says)
 
@@ -42,7 +89,7 @@ def recipe(**changes: Any) -> Recipe:
 
 
 def made(store: Store, kind: str, number: int, tag: str = "") -> Ref:
-    metrics = {"before": {"check_accuracy": 0.5}, "after": {"check_accuracy": 0.4}}
+    metrics = outcome(-0.1, 0.2).metrics
     return store.build(
         Spec(kind, 1, {"t": number, "tag": tag}), lambda out: (out / "metrics.json").write_text(json.dumps(metrics)) and None
     )
@@ -51,9 +98,10 @@ def made(store: Store, kind: str, number: int, tag: str = "") -> Ref:
 def play(store: Store, found: Recipe, iteration: int, tag: str = "") -> None:
     """Leaves behind what a played iteration leaves."""
     names = {"evaluation": made(store, "evaluation", iteration, tag), "model": made(store, "model", iteration, tag)}
+    names["start"] = made(store, "model", -1)
     shards = {f"{name}_shards": (made(store, "shard", iteration, tag),) for name in ("train", "test", "new")}
-    Ledger(store, "c").note(iteration, found, {**names, **shards})
-    link(store, "c")
+    Ledger(store, "c").note(iteration, found, {**names, **shards}, iteration)
+    link(store, "c", found.stop)
 
 
 def test_the_next_iteration_is_the_first_that_was_not_played(tmp_path: Path) -> None:
@@ -76,7 +124,7 @@ def test_the_next_iteration_is_the_first_that_was_not_played(tmp_path: Path) -> 
         ({"iterations": [{"data": {"subset": 200}}, {}]}, 0),
         ({"training": {"beta": 0.2}}, 0),
         ({"training": {"beta": 0.1, "tokens_per_micro_batch": 8}}, None),  # of speed: after an out-of-memory, say
-        ({"stop": {"min_accuracy_gain": 0.0}}, None),
+        ({"stop": {"min_gain": 0.0}}, None),
         ({"iterations": [{}, {"beta": 0.1}]}, None),  # what it was already
     ],
 )
@@ -89,7 +137,7 @@ def test_a_changed_recipe_is_played_anew_where_it_changes_results(tmp_path: Path
 
 
 def test_a_stopped_campaign_stays_stopped(tmp_path: Path) -> None:
-    store, found = Store(tmp_path), recipe(stop={"min_accuracy_gain": 0.0})
+    store, found = Store(tmp_path), recipe(stop={"min_gain": 0.0})
     play(store, found, 0)
     number, reason = next_iteration(Ledger(store, "c").turns(), found)
     assert number is None
@@ -105,7 +153,20 @@ def test_later_turns_stay_where_nothing_changed_and_go_where_it_did(tmp_path: Pa
     play(store, found, 0)
     assert [turn.iteration for turn in Ledger(store, "c").turns()] == [0, 1]
     assert (folder / "iter-1" / "model").resolve().is_dir()
+    assert (folder / "best").resolve() == made(store, "model", -1).path  # both iterations lost
     play(store, found, 0, tag="other")
     assert [turn.iteration for turn in Ledger(store, "c").turns()] == [0]
     assert sorted(path.name for path in folder.glob("iter-*")) == ["iter-0"]
     assert (folder / "iter-0" / "train-shard-000").resolve() == made(store, "shard", 0, "other").path
+
+
+def test_a_turn_that_played_another_opponent_is_played_again(tmp_path: Path) -> None:
+    """As after a change of stop.on_worse: what comes after a worse iteration starts from another model then."""
+    store, found = Store(tmp_path), recipe(stop={"on_worse": "go_on"})
+    play(store, found, 0)
+    play(store, found, 1)
+    assert next_iteration(Ledger(store, "c").turns(), found)[0] is None
+    sure = recipe(stop={"on_worse": "back_to_best", "metric": "checks"})
+    turns = [*Ledger(store, "c").turns()]
+    turns[0].metrics["splits"]["test"]["gained"]["checks"]["high"] = -0.05  # worse for sure
+    assert next_iteration(turns, sure)[0] == 1

@@ -7,7 +7,7 @@ import pytest
 
 from spin_core.evaluation.diagnostics import Held, diagnose
 
-SOUND = {"check_accuracy": 0.5, "nll": 0.4, "answer_tokens": 10.0, "unfinished": 0.02, "entropy": 8.0, "rows": 500}
+SOUND = {"checks": 0.5, "nll": 0.4, "tokens": 10.0, "unfinished": 0.02, "entropy": 8.0}
 
 
 def held(real: float = 2.0, generated: float = -1.0, left: float = 6.0, count: int = 40, pairs: int = 50, **after: Any) -> Held:
@@ -18,7 +18,7 @@ def held(real: float = 2.0, generated: float = -1.0, left: float = 6.0, count: i
 
 
 def test_figures_by_hand() -> None:
-    found = diagnose(held(answer_tokens=11.0, entropy=6.0))
+    found = diagnose(held(tokens=11.0, entropy=6.0))
     assert found.warnings == {}
     assert found.figures == pytest.approx(
         {
@@ -42,13 +42,13 @@ def test_figures_by_hand() -> None:
         (held(-1.0, 2.0), "gained_real", "human answers became 1.0 nats less likely than under θ_t"),
         (held(5.0, -4.0, 6.5), "margin", "the margin is 9.0 nats an answer, and human answers had 6.5 left under θ_t: the rest can"),
         (
-            held(check_accuracy=0.45, nll=0.41),
+            held(checks=0.45, nll=0.41),
             "worse",
             "right answers went from 50.0% to 45.0% and the NLL from 0.400 to 0.410: this iteration lost more than it won",
         ),
-        (held(answer_tokens=12.5), "length", "sampled answers became 25% longer (10.0 to 12.5 tokens)"),
-        (held(answer_tokens=7.0), "length", "sampled answers became 30% shorter (10.0 to 7.0 tokens)"),
-        (held(unfinished=0.08), "unfinished", "sampled answers without an end went from 2.0% to 8.0%"),
+        (held(tokens=12.5), "length", "sampled answers became 25% longer (10.0 to 12.5 tokens)"),
+        (held(tokens=7.0), "length", "sampled answers became 30% shorter (10.0 to 7.0 tokens)"),
+        (held(unfinished=0.08, count=400, pairs=500), "unfinished", "sampled answers without an end went from 2.0% to 8.0%"),
         (held(count=4, pairs=50), "differing", "only 4 of 50 sampled answers differ from the human ones"),
         (held(entropy=3.6), "entropy", "fell to 45% of θ_t's (8.0 to 3.6 nats an answer)"),
     ],
@@ -62,16 +62,15 @@ def test_each_one_has_its_sentence(case: Held, name: str, says: str) -> None:
 @pytest.mark.parametrize(
     "case",
     [
-        held(check_accuracy=0.45),  # the NLL is as it was
-        held(check_accuracy=None, nll=0.9),
+        held(checks=0.45),  # the NLL is as it was
+        held(checks=0.6, nll=0.9),
         held(nll=0.9),
-        held(answer_tokens=11.9, unfinished=0.06, entropy=4.1),
-        held(unfinished=0.08, rows=24),  # two answers more: less than two standard errors of 0.055
+        held(tokens=11.9, unfinished=0.06, entropy=4.1),
+        held(unfinished=0.08, count=20, pairs=24),  # two answers more: less than two standard errors of 0.055
         held(1.0, -8.9, 10.0),  # 0.899 of the margin
         held(0.0, 0.0),  # the player is θ_t
         held(-3.0, -5.0, count=10),  # too few to say
         held(-9.0, -9.0, count=10, pairs=12, unfinished=0.9),
-        held(entropy=None),
     ],
 )
 def test_what_is_within_bounds_is_not_told(case: Held) -> None:
@@ -80,7 +79,8 @@ def test_what_is_within_bounds_is_not_told(case: Held) -> None:
 
 def test_a_player_without_answers_or_pairs_has_no_figures() -> None:
     nothing = np.array([])
-    silent = SOUND | {"answer_tokens": 0.0, "entropy": None}
+    silent = SOUND | {"tokens": 0.0}
+    del silent["entropy"]
     found = diagnose(Held(nothing, nothing, nothing, 0, silent, silent))
     assert found.warnings == {}
     assert set(found.figures.values()) == {None}

@@ -1,0 +1,47 @@
+"""What is measured of every player and what follows from it: the recipe's groups `evaluation` and `stop`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from spin_core.recipe.group import Group
+
+_FUNCTION = r"^[^:]+\.py:[A-Za-z_][A-Za-z0-9_]*$"
+
+
+class EvaluationSettings(Group):
+    """What is measured on held-out rows after every iteration."""
+
+    evaluators: list[str] = Field(["nll", "checks", "lengths"], min_length=1)
+    """Each gives figures of every player, on every held-out row: nll (of the human answers), checks (right answers, where rows carry
+    checks), lengths (tokens, unfinished, entropy, distinct answers), and those that installed packages bring (`spinflow.evaluators`)."""
+    custom: list[Annotated[str, StringConstraints(pattern=_FUNCTION)]] = Field([])
+    """Your own evaluators, `FILE.py:FUNCTION`. The function is called as f(prompt, answer, real) with the conversation, the answer and
+    the human one, and returns how good the answer is: a number, true or false, or None where it cannot tell. Higher is better."""
+    samples: int = Field(4, ge=1, le=64)
+    """Answers to each held-out prompt, at the campaign's temperature. The first of them is the one that the game is played with."""
+    greedy: bool = True
+    """One more answer to each held-out prompt, of the most likely tokens."""
+    sample_prompts: int = Field(3, ge=0)
+    """Prompts shown with the human, old and new answers."""
+
+
+class StopSettings(Group):
+    """What follows from an iteration. It is decided on validation rows (`data.validation_size`), or on the held-out ones without them."""
+
+    metric: str = Field("auto", min_length=1)
+    """What counts: a figure of an evaluator, as `nll`, `checks`, `greedy` or your own function, or `game` (how often the human answer is
+    preferred over the opponent's). auto takes checks where rows carry them, else nll."""
+    on_worse: Literal["stop", "back_to_best", "go_on"] = "back_to_best"
+    """After an iteration that made the metric worse: end the campaign, play the next one against the best player so far, or against
+    what came out of it. It is kept and marked all the same."""
+    worse_than: float = Field(0.0, ge=0.0)
+    """Worse is a loss of more than this (nats a token, or a share: 0.01 is a point) whose 95 % interval lies below zero."""
+    min_gain: float | None = None
+    """Stop where iterations win less than this; None never does."""
+    patience: int = Field(1, ge=1)
+    """So many iterations in a row have to win less than `min_gain`."""
+    nothing_won: bool = True
+    """Stop after an iteration whose line search (`training.line_search`) found no model better than θ_t."""

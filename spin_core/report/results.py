@@ -1,0 +1,116 @@
+"""A campaign's results in words and rows, for terminal, page and UI."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from typing import Any
+
+from spin_core.campaign.ledger import Ledger, Turn
+from spin_core.campaign.rules import Outcome, best_player, deciding, gain_of, made_it_worse, metric_of
+from spin_core.recipe import Recipe, StopSettings
+from spin_core.store import Store
+
+LEGEND = (
+    "★ best, ✗ worse than its opponent · ±: 95 % of what other prompts of this kind would give · NLL: nats a token of the human answers "
+    "· tokens, unfinished: sampled answers · game: human answer preferred over the opponent's"
+)
+_TITLES = {"nll": "NLL", "checks": "checks", "greedy": "greedy"}
+_PLAIN = {"tokens", "unfinished", "greedy"}  # shown without an interval
+_HIDDEN = {"entropy", "distinct"}  # on the page only
+Figure = Mapping[str, Any]
+
+
+def played_turns(store: Store, recipe: Recipe) -> list[Turn]:
+    """The campaign's turns whose results are there, in order."""
+    return [*takewhile(lambda turn: turn.whole, Ledger(store, recipe.name).turns())]
+
+
+def rows_for(turns: Sequence[Turn], stop: StopSettings) -> list[dict[str, str]]:
+    """One dict a model, the SFT model first; figures are of the held-out rows that are reported."""
+    if not turns:
+        return []
+    outcomes = [*map(Outcome.of, turns)]
+    best, chosen = best_player(outcomes, stop), any("gamma" in turn.ref("model").facts for turn in turns)
+    first = turns[0].metrics
+    rows = [{"model": _named(0, best, False), **_player(first, "before"), "game": ""} | ({"chosen": ""} if chosen else {})]
+    for turn, outcome in zip(turns, outcomes, strict=True):
+        won = turn.metrics["splits"]["test"]["game"]["won"]
+        row = {"model": _named(turn.iteration + 1, best, made_it_worse(outcome, stop)), **_player(turn.metrics, "after")}
+        row |= {"game": shown(won, "share", plain=True)} | ({"chosen": _chosen(turn.ref("model").facts)} if chosen else {})
+        rows.append(row)
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name, "") for name in columns} for row in rows]
+
+
+def _named(number: int, best: int, worse: bool) -> str:
+    return f"θ_{number}{' ★' if number == best else ' ✗' if worse else ''}"
+
+
+def _player(metrics: Mapping[str, Any], who: str) -> dict[str, str]:
+    kinds, found = metrics["figures"], metrics["splits"]["test"][who]
+    order = sorted((name for name in found if name not in _HIDDEN), key=lambda name: (name in {"tokens", "unfinished"}, name == "nll"))
+    return {_TITLES.get(name, name): shown(found[name], kinds[name]["unit"], plain=name in _PLAIN) for name in order}
+
+
+def shown(figure: Figure, unit: str, *, plain: bool = False, sign: bool = False) -> str:
+    """A figure for people, with ± half its interval's width unless it is to be `plain`; differences of shares are in points."""
+    scale, digits = (100, 1) if unit == "share" else (1, 1 if unit == "tokens" else 3)
+    after = "" if unit != "share" else " points" if sign else "%"
+    text = f"{figure['value'] * scale:{'+' if sign else ''}.{digits}f}"
+    if plain or figure["low"] is None:
+        return f"{text}{after}"
+    half = f" ± {(figure['high'] - figure['low']) / 2 * scale:.{digits}f}"
+    return f"{text}{half}{after}" if sign else f"{text}{after}{half}"
+
+
+def _chosen(facts: Mapping[str, Any]) -> str:
+    """What was taken on the validation rows; empty where nothing was chosen."""
+    if "gamma" not in facts:
+        return ""
+    epoch = f", epoch {facts['epoch']}" if facts["epoch"] is not None else ""
+    return f"γ {facts['gamma']:g}{epoch}" if facts["gamma"] else "γ 0: nothing won"
+
+
+def verdict(turns: Sequence[Turn], stop: StopSettings) -> list[str]:
+    """Which model is best and by how much, then a sentence a turn."""
+    if not turns:
+        return []
+    outcomes = [*map(Outcome.of, turns)]
+    best, metric = best_player(outcomes, stop), metric_of(turns[-1].metrics, stop)
+    if best:
+        over = turns[best - 1].metrics
+        found = over["splits"]["test"]["over_start"].get(metric)
+        by = f": {_moved(found, over['figures'][metric], metric)} over θ_0" if found else ""
+        lines = [f"θ_{best} is best{by}{'' if _told(found) else ', which chance could be'}"]
+    else:
+        lines = ["θ_0 is best: no iteration has made it better"]
+    lines[0] += f" (chosen by {metric} on the {'validation' if deciding(turns[-1].metrics) == 'validation' else 'held-out'} rows)"
+    return lines + [_of_turn(turn, outcome, stop) for turn, outcome in zip(turns, outcomes, strict=True)]
+
+
+def _of_turn(turn: Turn, outcome: Outcome, stop: StopSettings) -> str:
+    gained, kinds = turn.metrics["splits"]["test"]["gained"], turn.metrics["figures"]
+    metric = metric_of(turn.metrics, stop)
+    names = [name for name in dict.fromkeys((metric, "checks", "nll")) if name in gained]
+    moved = ", ".join(_moved(gained[name], kinds[name], name) for name in names)
+    if made_it_worse(outcome, stop):
+        says = "worse, and not gone on with" if stop.on_worse != "go_on" else "worse"
+    else:
+        gain = gain_of(turn.metrics, stop)
+        better = gain.low is not None and gain.low > 0
+        says = "better" if better else f"no difference in {metric} can be told"
+    return f"θ_{turn.iteration + 1} against θ_{turn.opponent}: {moved}: {says}"
+
+
+def _moved(figure: Figure, kind: Mapping[str, Any], name: str) -> str:
+    return f"{_TITLES.get(name, name)} {shown(figure, kind['unit'], sign=True)}"
+
+
+def _told(figure: Figure | None) -> bool:
+    return figure is None or figure["low"] is None or figure["low"] > 0 or figure["high"] < 0
+
+
+def warnings_of(turns: Sequence[Turn]) -> list[str]:
+    """What each iteration's diagnostics say."""
+    return [f"iteration {turn.iteration}: {text}" for turn in turns for text in turn.metrics["diagnostics"]["warnings"].values()]
