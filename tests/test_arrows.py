@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("spin_core", "tasks", "flows")
 FORBIDDEN = {"spin_core": {"prefect", "flows", "tasks"}, "tasks": {"flows"}}
 # in spin_core, who may not know whom: what is below knows nothing of what is above
-STAGES = {"sources", "players", "encoding", "generation", "pairs", "scoring", "training", "selection", "evaluation"}
+STAGES = {"sources", "players", "encoding", "generation", "pairs", "scoring", "training", "selection", "evaluation", "judging", "sft"}
 BELOW = {
     "contracts": {"store", "recipe", "lm", *STAGES},
     "recipe": {"store", "lm", *STAGES},

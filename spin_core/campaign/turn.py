@@ -16,6 +16,7 @@ from spin_core.players.stage import Import
 from spin_core.recipe import Recipe
 from spin_core.scoring.stage import Score
 from spin_core.selection.stage import Choose
+from spin_core.sft.stage import Warm
 from spin_core.sources.stage import Prompts
 from spin_core.store import Ref
 from spin_core.training.stage import Train
@@ -42,7 +43,7 @@ class TurnStages:
         return f"iter-{self.iteration}"
 
     def start(self) -> Import:
-        """θ_0, which every iteration's tokenizer comes from."""
+        """The recipe's model, which every iteration's tokenizer comes from: θ_0, or what SFT makes θ_0 of."""
         return Import(self.recipe.model, self.home)
 
     def prompts(self) -> Prompts:
@@ -52,6 +53,11 @@ class TurnStages:
     def encoded(self, start: Ref, prompts: Ref) -> Encode:
         """Their token ids."""
         return Encode.of(self.recipe, start, prompts)
+
+    def warm(self, base: Ref, encoded: Ref) -> Warm | None:
+        """θ_0 made of the base model by SFT, where the recipe wants it."""
+        training = self.recipe.training
+        return Warm(self.recipe.sft, training.precision, training.sharding, base, encoded) if self.recipe.sft else None
 
     @property
     def held_out_splits(self) -> tuple[str, ...]:

@@ -65,8 +65,11 @@ def walk(turn: TurnStages, on: Builder, before: Played, opponent: int) -> Played
         made[name] = ref = on.do(name, stage)
         return ref
 
-    prompts, start = do("prompts", turn.prompts()), do("start", turn.start())  # bad data is found sooner than a model is loaded
+    prompts = do("prompts", turn.prompts())  # bad data is found sooner than a model is loaded
+    start = do("base" if turn.recipe.sft else "start", turn.start())
     encoded = do("encoded", turn.encoded(start, prompts))
+    if warm := turn.warm(start, encoded):
+        start = do("start", warm)
     old = before.players[opponent] if before.players else _answered(turn, on, 0, start, encoded)
     origin = turn.origin(start, old.model)
 

@@ -8,6 +8,7 @@ from spin_core.recipe.schema import (
     ModelSettings,
     Recipe,
 )
+from spin_core.recipe.sft import SftSettings
 from spin_core.recipe.training import TrainingSettings
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "GenerationSettings",
     "ModelSettings",
     "Recipe",
+    "SftSettings",
     "StopSettings",
     "TrainingSettings",
     "load_recipe",

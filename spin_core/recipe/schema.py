@@ -15,6 +15,7 @@ from spin_core.recipe.engine_args import checked
 from spin_core.recipe.evaluation import EvaluationSettings, StopSettings
 from spin_core.recipe.group import Group
 from spin_core.recipe.identity import Speed
+from spin_core.recipe.sft import SftSettings
 from spin_core.recipe.training import Beta, TrainingSettings
 
 # what apply_chat_template is told by the renderer, and no recipe may change
@@ -185,6 +186,8 @@ class Recipe(Group):
     """Campaign name: lower-case letters, digits and dashes."""
     model: ModelSettings
     data: DataSettings
+    sft: SftSettings | None = None
+    """A warm start by SFT on the same rows, `{}` with its defaults; it makes θ_0 of a base model. None: `model` is θ_0 as it is."""
     generation: GenerationSettings = GenerationSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -203,6 +206,8 @@ class Recipe(Group):
 
     @model_validator(mode="after")
     def _iterations_that_are_valid(self) -> Self:
+        if self.sft and not self.data.validation_size:
+            raise ValueError("sft takes the epoch that is best on validation rows: set data.validation_size")
         for iteration in range(len(self.iterations)):
             if self.at(iteration).training.chooses and not self.data.validation_size:
                 raise ValueError("training.choose_epoch and training.line_search choose on validation rows: set data.validation_size")

@@ -27,6 +27,7 @@ def of_child(changes: Mapping[str, str] | None = None) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not _LAUNCHED.fullmatch(name)}
     kept |= {"PYTHONSAFEPATH": "1", "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"}
     kept["SPT_NOENV"] = "1"  # setproctitle, with which vLLM names its processes, else writes over the environment and our mark
+    kept["DO_NOT_TRACK"] = "1"  # libraries that report their use, as TRL's trainers do, would wait for a hub that may not be there
     kept |= changes or {}
     kept["PYTHONPATH"] = os.pathsep.join(_search_path(kept.get("PYTHONPATH", "")))
     if not kept["PYTHONPATH"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -12,9 +11,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
-from spin_core.contracts.rows import CHOICE
 from spin_core.lm import adapter
 from spin_core.lm.attention import set_attention, set_plain_attention
 from spin_core.lm.device import compute_device
@@ -26,6 +23,7 @@ from spin_core.runtime.progress import Progress, print_event
 from spin_core.scoring.beta import Surprise
 from spin_core.training.changed import prove_changed
 from spin_core.training.epochs import EpochModels, epoch_ends
+from spin_core.training.files import complete, last_whole_checkpoint
 from spin_core.training.objectives import Objective, objective
 from spin_core.training.plan import plan
 from spin_core.training.rows import sizes_of, training_rows
@@ -162,7 +160,7 @@ def _train(job: dict[str, Any]) -> None:
     if packed and trainer.is_world_process_zero():
         print(steps.saving(sizes), flush=True)
     with args.main_process_first(local=False):  # it may remove some
-        checkpoint = _last_whole_checkpoint(Path(job["work"]))
+        checkpoint = last_whole_checkpoint(Path(job["work"]))
     ends = epoch_ends(len(sizes), settings["pairs_per_step"], epochs) if settings["choose_epoch"] else {}
     kept = EpochModels(trainer, ends, Path(job["work"]), lora=bool(settings["lora"]))
     trainer.add_callback(kept)
@@ -175,33 +173,8 @@ def _train(job: dict[str, Any]) -> None:
             adapter.merge(Path(job["model"]), out)
         prove_changed(Path(job["model"]), out)
         kept.finish(Path(job["model"]), out)
-        _complete(Path(job["model"]), out, log.path)
-
-
-def _last_whole_checkpoint(work: Path) -> str | None:
-    """The newest checkpoint that was written to its end (the trainer's state is written last); others are removed."""
-    while found := get_last_checkpoint(str(work)):
-        try:
-            json.loads((Path(found) / "trainer_state.json").read_text())
-            return str(found)
-        except (OSError, ValueError):
-            shutil.rmtree(found)
-    return None
-
-
-def _complete(source: Path, out: Path, metrics: Path) -> None:
-    """Adds the tokenizer and generation files of θ_t and the metrics; drops the trainer's pickled arguments."""
-    (out / "training_args.bin").unlink(missing_ok=True)
-    own = {file.name for file in out.iterdir()}  # config.json says fp32 here, whatever θ_t was saved in
-    for file in source.iterdir():
-        if (
-            file.name not in own
-            and file.suffix in {".json", ".jinja", ".model", ".txt"}
-            and file.name not in {"MANIFEST.json", CHOICE}
-            and "index.json" not in file.name
-        ):
-            shutil.copy(file, out / file.name)
-    shutil.copy(metrics, out / "metrics.jsonl")
+        complete(Path(job["model"]), out)
+        shutil.copy(log.path, out / "metrics.jsonl")
 
 
 if __name__ == "__main__":

@@ -198,6 +198,15 @@ def test_after_a_worse_iteration_the_next_starts_from_the_best(tmp_path: Path, t
     assert said(store, stays)["2 train answers"].startswith("2 of 2 shards")  # of θ_2
 
 
+def test_a_warm_start_is_a_stage_after_encoding(tmp_path: Path, tiny_model: Path) -> None:
+    """θ_0 is what SFT made; prompts are encoded once, by the tokenizer of the recipe's model."""
+    found, store = recipe(tiny_model, data={"name": "demo", "validation_size": 3}, sft={}), Store(tmp_path)
+    played = play(store, found)
+    assert [name.removeprefix("0 ") for name in said(store, found)][:4] == ["prompts", "base", "encoded", "start"]
+    assert played.players[0].model == played.made["start"] != played.made["base"]
+    assert said(store, found.model_copy(update={"sft": None}))["0 start"] == "done"  # the recipe's model
+
+
 def test_another_number_of_judged_answers_trains_nothing_again(played: Store, tiny_model: Path) -> None:
     lines = said(played, recipe(tiny_model, evaluation={"samples": 8}))
     assert {lines[name] for name in ("0 pairs", "0 model", "0 scored", "0 judged-nll")} == {"done"}
