@@ -81,6 +81,32 @@ def status(recipe: RecipePath, overrides: Overrides = None, home: Home = DEFAULT
 
 
 @app.command()
+def compare(
+    recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE …", help="Two recipes or more.")], home: Home = DEFAULT_HOME
+) -> None:
+    """Lay campaigns side by side: their best models on the same held-out rows, and how much each has more than the first one's."""
+    from spin_core.report.compare import show
+
+    show(Store(home), [load_recipe(recipe) for recipe in recipes], Console())
+
+
+@app.command()
+def branch(
+    recipe: RecipePath,
+    start: Annotated[int, typer.Option("--from", metavar="N", min=0, help="The first iteration that is played otherwise.")],
+    name: Annotated[str, typer.Option("--name", help="Of the new campaign; its recipe is NAME.yaml beside RECIPE.")],
+    overrides: Overrides = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Begin a campaign at an iteration of another one, with other settings from there on; what is the same is shared, not done again."""
+    from spin_core.campaign.branch import branch as begin
+
+    file = recipe.with_name(f"{name}.yaml")
+    begin(Store(home), load_recipe(recipe), start, name, overrides or [], file)
+    print(f"wrote {file}; `spinflow run {file}` plays what is new")
+
+
+@app.command()
 def check(recipe: RecipePath, overrides: Overrides = None, home: Home = DEFAULT_HOME) -> None:
     """Look before you leap: model, template, every row, engine, memory, disk. The end is "ready", or what to mend (status 2)."""
     from spin_core.inspect.check import check as preflight

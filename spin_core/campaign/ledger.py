@@ -108,6 +108,10 @@ class Ledger:
             self._write(content)
         return recipe.model_copy(update={"model": model, "data": data})
 
+    def pin_as(self, other: Ledger) -> None:
+        """Takes over the commits that another campaign began with."""
+        self._write(self._read() | {"pins": other._read()["pins"]})
+
     def _turn(self, entry: Mapping[str, Any]) -> Turn:
         made = {name: self._found(names) for name, names in entry["made"].items()}
         return Turn(entry["iteration"], entry["recipe"], made, entry["metrics"], entry.get("opponent", entry["iteration"]))

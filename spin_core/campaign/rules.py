@@ -48,9 +48,12 @@ def metric_of(metrics: Mapping[str, Any], stop: StopSettings) -> str:
     return "checks" if "checks" in metrics["figures"] else "nll" if "nll" in metrics["figures"] else "game"
 
 
-def gain_of(metrics: Mapping[str, Any], stop: StopSettings) -> Gain:
-    """What a turn won over its opponent. Raises BadInput where no figure of its rows is the recipe's metric."""
-    split, metric = metrics["splits"][deciding(metrics)], metric_of(metrics, stop)
+def gain_of(metrics: Mapping[str, Any], stop: StopSettings, on: str = "") -> Gain:
+    """What a turn won over its opponent, on the rows that decide unless others are named.
+
+    Raises BadInput where no figure of its rows is the recipe's metric.
+    """
+    split, metric = metrics["splits"][on or deciding(metrics)], metric_of(metrics, stop)
     if metric == "game":
         won = split["game"]["won"]
         low, high = (None if won[end] is None else won[end] - 0.5 for end in ("low", "high"))

@@ -25,15 +25,16 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
         raise BadInput(f"recipe {path} cannot be read: {' '.join(str(error).split())}", remedy="mend the YAML") from None
     if not isinstance(content, dict):
         raise BadInput(f"recipe {path} is not a mapping of keys", remedy="see recipes/demo.yaml for an example")
-    return _validated(content, overrides, str(path))
+    return validated(content, str(path), overrides)
 
 
 def with_overrides(recipe: Recipe, overrides: list[str] | None) -> Recipe:
     """The recipe with `key.sub=value` overrides applied. Raises BadInput in one line."""
-    return _validated(recipe.model_dump(mode="json"), overrides, f"recipe {recipe.name}") if overrides else recipe
+    return validated(recipe.model_dump(mode="json"), f"recipe {recipe.name}", overrides) if overrides else recipe
 
 
-def _validated(content: dict[str, Any], overrides: list[str] | None, source: str) -> Recipe:
+def validated(content: dict[str, Any], source: str, overrides: list[str] | None = None) -> Recipe:
+    """The recipe that a mapping of keys is, with overrides applied. Raises BadInput in one line, which names `source`."""
     for override in overrides or []:
         _apply(content, override)
     try:

@@ -15,7 +15,7 @@ LEGEND = (
     "★ best, ✗ worse than its opponent · ±: 95 % of what other prompts of this kind would give · NLL: nats a token of the human answers "
     "· tokens, unfinished: sampled answers · game: human answer preferred over the opponent's"
 )
-_TITLES = {"nll": "NLL", "checks": "checks", "greedy": "greedy"}
+_TITLES = {"nll": "NLL"}
 _PLAIN = {"tokens", "unfinished", "greedy"}  # shown without an interval
 _HIDDEN = {"entropy", "distinct"}  # on the page only
 Figure = Mapping[str, Any]
@@ -50,7 +50,7 @@ def _named(number: int, best: int, worse: bool) -> str:
 def _player(metrics: Mapping[str, Any], who: str) -> dict[str, str]:
     kinds, found = metrics["figures"], metrics["splits"]["test"][who]
     order = sorted((name for name in found if name not in _HIDDEN), key=lambda name: (name in {"tokens", "unfinished"}, name == "nll"))
-    return {_TITLES.get(name, name): shown(found[name], kinds[name]["unit"], plain=name in _PLAIN) for name in order}
+    return {title(name): shown(found[name], kinds[name]["unit"], plain=name in _PLAIN) for name in order}
 
 
 def shown(figure: Figure, unit: str, *, plain: bool = False, sign: bool = False) -> str:
@@ -60,8 +60,13 @@ def shown(figure: Figure, unit: str, *, plain: bool = False, sign: bool = False)
     text = f"{figure['value'] * scale:{'+' if sign else ''}.{digits}f}"
     if plain or figure["low"] is None:
         return f"{text}{after}"
-    half = f" ± {(figure['high'] - figure['low']) / 2 * scale:.{digits}f}"
-    return f"{text}{half}{after}" if sign else f"{text}{after}{half}"
+    half = f"{(figure['high'] - figure['low']) / 2 * scale:.{digits}f}"
+    return f"{text} ± {half}{after}" if sign else f"{text}{after} ±{half}"  # the latter short, for a table of 80 columns
+
+
+def title(name: str) -> str:
+    """A figure's column."""
+    return _TITLES.get(name, name)
 
 
 def _chosen(facts: Mapping[str, Any]) -> str:
@@ -97,14 +102,14 @@ def _of_turn(turn: Turn, outcome: Outcome, stop: StopSettings) -> str:
     if made_it_worse(outcome, stop):
         says = "worse, and not gone on with" if stop.on_worse != "go_on" else "worse"
     else:
-        gain = gain_of(turn.metrics, stop)
-        better = gain.low is not None and gain.low > 0
-        says = "better" if better else f"no difference in {metric} can be told"
+        gain = gain_of(turn.metrics, stop, "test")
+        told = gain.low is not None and gain.high is not None and (gain.low > 0 or gain.high < 0)
+        says = f"no difference in {title(metric)} can be told" if not told else "better" if gain.value > 0 else "worse"
     return f"θ_{turn.iteration + 1} against θ_{turn.opponent}: {moved}: {says}"
 
 
 def _moved(figure: Figure, kind: Mapping[str, Any], name: str) -> str:
-    return f"{_TITLES.get(name, name)} {shown(figure, kind['unit'], sign=True)}"
+    return f"{title(name)} {shown(figure, kind['unit'], sign=True)}"
 
 
 def _told(figure: Figure | None) -> bool:

@@ -97,7 +97,7 @@ def test_terminal_and_page_say_it(store: Store) -> None:
         assert "nothing was won" in text
         assert "3 steps" in text  # of the training, not of the choice
         assert "θ_3 is best: checks +40.0 ± 10.0 points over θ_0 (chosen by checks on the held-out rows)" in text
-        assert "50.0% ± 10.0" in text
+        assert "50.0% ±10.0" in text
 
 
 def test_what_a_turn_won_is_said_with_its_interval(tmp_path: Path) -> None:
