@@ -7,6 +7,7 @@ training will, and looks at the machine. It stops at nothing: the end is `ready`
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from spin_core.generation.pool import engine_devices
 from spin_core.generation.vllm_server import engine_arguments, installed
 from spin_core.inspect.findings import Findings
 from spin_core.inspect.surroundings import look_around, look_at_size, require_home
+from spin_core.judging.evaluators import known
 from spin_core.players.files import read_json
 from spin_core.players.limits import positions, require_positions
 from spin_core.players.stage import Import
@@ -43,6 +45,8 @@ def check(store: Store, recipe: Recipe, console: Console) -> bool:
 
 def _look_at_stages(found: Findings, store: Store, recipe: Recipe, console: Console) -> None:
     on = Launcher(store, recipe.name)
+    for name in (*recipe.evaluation.evaluators, *recipe.evaluation.custom):
+        found.attempt(partial(known, name))
     model = found.attempt(lambda: on.build(Import(recipe.model, store.home)))
     prompts = _prompts(found, on, recipe)
     if prompts:

@@ -122,7 +122,7 @@ class Custom:
 
     def judge(self, rows: Sequence[Row]) -> dict[str, Figure]:
         """See `Evaluator`. Raises BadInput where the function is not there, raises, or gives something else than a number."""
-        function = self._function()
+        function = self.function()
 
         def score(row: Row, text: str) -> float | None:
             try:
@@ -134,7 +134,8 @@ class Custom:
 
         return _of_answers(self._name, f"{self._name}_greedy", "score", rows, score)
 
-    def _function(self) -> Callable[..., Any]:
+    def function(self) -> Callable[..., Any]:
+        """The user's. Raises BadInput."""
         try:
             found = runpy.run_path(str(self._file)).get(self._name)
         except Exception as error:
@@ -160,6 +161,13 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 _OWN: dict[str, Callable[[], Evaluator]] = {"nll": Nll, "checks": Checks, "lengths": Lengths}
+
+
+def known(name: str) -> None:
+    """Raises BadInput where there is no such evaluator, or its function cannot be had."""
+    found = evaluator(name)
+    if isinstance(found, Custom):
+        found.function()
 
 
 def evaluator(name: str) -> Evaluator:
