@@ -107,6 +107,21 @@ def branch(
 
 
 @app.command()
+def plan(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    home: Home = DEFAULT_HOME,
+    gpus: Annotated[str | None, typer.Option("--gpus", metavar="COUNTxNAME", help="As 8xH100; else as earlier runs here.")] = None,
+) -> None:
+    """Say what a recipe will take before it runs: tokens and hours a stage, memory, disk, and what does not fit (status 2)."""
+    from spin_core.inspect.plan import show
+
+    loaded, store = _load(recipe, overrides, home)
+    if not show(store, loaded, gpus, Console()):
+        raise typer.Exit(2)
+
+
+@app.command()
 def check(recipe: RecipePath, overrides: Overrides = None, home: Home = DEFAULT_HOME) -> None:
     """Look before you leap: model, template, every row, engine, memory, disk. The end is "ready", or what to mend (status 2)."""
     from spin_core.inspect.check import check as preflight

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,15 @@ def shards(
         Shard(i, count, total, turn, split, start, stop, sampler, encoded, player, samples, held_out, first, greedy)
         for i, (start, stop) in enumerate(ranges)
     ]
+
+
+def busy_seconds(facts: Iterable[Mapping[str, Any]]) -> float:
+    """Seconds in which at least one of these shards was sampled: they overlap on one engine."""
+    covered, end = 0.0, float("-inf")
+    for start, stop in sorted((shard["started"], shard["ended"]) for shard in facts):
+        covered += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return covered
 
 
 def _read_slice(path: Path, start: int, stop: int) -> list[dict[str, Any]]:

@@ -18,8 +18,8 @@ from spin_core.runtime.memory import available_memory
 
 _FP32_BYTES = 4
 # weights, gradient and RMSProp's second moment, all fp32; AdamW keeps one moment more
-_TRAINING_COPIES = {"rmsprop": 3, "adamw": 4}
-_SHARES = {"ddp": False, "zero2": False, "fsdp2": True, "zero3": True}  # whether several GPUs share the weights
+COPIES = {"rmsprop": 3, "adamw": 4}
+SHARES_WEIGHTS = {"ddp": False, "zero2": False, "fsdp2": True, "zero3": True}  # whether several GPUs share the weights
 
 
 def require_home(home: Path) -> Path:
@@ -78,10 +78,8 @@ def _gpu(device: devices.Device) -> str:
 def look_at_size(found: Findings, recipe: Recipe, home: Path, parameters: int) -> None:
     """Whether weights, optimiser and checkpoints fit the memory and the disk; activations are not counted."""
     weights = parameters * _FP32_BYTES
-    copies = 1 if recipe.training.lora else _TRAINING_COPIES[recipe.training.optimizer]  # an adapter weighs next to nothing
-    # θ_0, what every iteration keeps, and a checkpoint with the optimiser's moments
-    kept = sum(_kept(recipe.at(iteration).training) for iteration in range(len(recipe.iterations)))
-    disk = weights * (1 + kept + copies)
+    copies = 1 if recipe.training.lora else COPIES[recipe.training.optimizer]  # an adapter weighs next to nothing
+    disk = disk_bytes(recipe, parameters)
     free = shutil.disk_usage(home).free
     found.fact("disk", f"about {_gib(disk)} GiB, {_gib(free)} GiB free")
     if disk > free:
@@ -89,12 +87,19 @@ def look_at_size(found: Findings, recipe: Recipe, home: Path, parameters: int) -
     need, where, have = weights * copies, "memory", available_memory()
     totals = [device.total for device in devices.visible() if device.total]
     if totals:
-        shared = len(totals) if _SHARES[recipe.training.sharding] else 1
+        shared = len(totals) if SHARES_WEIGHTS[recipe.training.sharding] else 1
         need, where, have = need // shared, "GPU memory", min(totals)
     found.fact("training", f"about {_gib(need)} GiB of {where} a process and activations, {_gib(have)} GiB there")
     if need > have:
         remedy = "take training.lora, or training.sharding=fsdp2 on several GPUs, or a smaller model"
         found.problem(f"training needs about {_gib(need)} GiB of {where} a process, {_gib(have)} are there", remedy=remedy)
+
+
+def disk_bytes(recipe: Recipe, parameters: int) -> int:
+    """θ_0, what SFT makes of it, what every iteration keeps, and a checkpoint with the optimiser's moments."""
+    kept = sum(_kept(recipe.at(iteration).training) for iteration in range(len(recipe.iterations)))
+    copies = 1 if recipe.training.lora else COPIES[recipe.training.optimizer]
+    return parameters * _FP32_BYTES * (1 + bool(recipe.sft) + kept + copies)
 
 
 def _kept(training: TrainingSettings) -> int:

@@ -8,6 +8,7 @@ from rich.table import Table
 from spin_core.campaign.ledger import Turn, model_of
 from spin_core.campaign.rules import Outcome, best_player
 from spin_core.contracts.tables import read_rows
+from spin_core.generation.stage import busy_seconds
 from spin_core.recipe import Recipe
 from spin_core.report.results import LEGEND, played_turns, rows_for, verdict, warnings_of
 from spin_core.store import Ref, Store
@@ -17,7 +18,7 @@ def stage_rows(turn: Turn) -> list[tuple[str, str, str]]:
     """(stage, seconds, speed) of one iteration, from the artifacts' manifests."""
     shards = [ref.facts for name in turn.made if name.endswith("_shards") for ref in turn.refs(name)]
     judged = [ref.facts["seconds"] for name, ref in turn.made.items() if "judged-" in name and isinstance(ref, Ref)]
-    busy = _union([(s["started"], s["ended"]) for s in shards])
+    busy = busy_seconds(shards)
     tokens = sum(s["tokens"] for s in shards)
     pairs, reference, chosen, scored = (turn.ref(name).facts for name in ("pairs", "reference", "model", "scored"))
     model = turn.trained.facts
@@ -42,15 +43,6 @@ def shortcuts_line(turns: list[Turn]) -> str:
         if (found := turn.ref("pairs").facts.get("shortcuts"))
     ]
     return "human and sampled answers told apart without reading (AUC, 0.5 is a coin) · " + " · ".join(parts) if parts else ""
-
-
-def _union(spans: list[tuple[float, float]]) -> float:
-    """Seconds covered by at least one span: shards overlap on one engine."""
-    covered, end = 0.0, float("-inf")
-    for start, stop in sorted(spans):
-        covered += max(0.0, stop - max(start, end))
-        end = max(end, stop)
-    return covered
 
 
 def show(store: Store, recipe: Recipe, console: Console) -> None:

@@ -1,0 +1,93 @@
+"""What a recipe will take, by hand."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from spin_core.inspect.plan import Lengths, Plan, show
+from spin_core.inspect.rates import GPUS, Rates, measured, parse_gpus
+from spin_core.recipe import Recipe
+from spin_core.runtime.errors import BadInput
+from spin_core.store import Store
+
+# a model of 10 parameters; a prompt of 6 tokens, a human answer of 4 and a sampled one of 5 are a tree of 15
+LENGTHS = Lengths({"train": 100, "test": 10}, 6.0, 4.0, 5.0, True)
+RATES = Rates(100.0, 200.0, 300.0, engine_s=50.0, child_s=7.0)
+
+
+def recipe(**changes: Any) -> Recipe:
+    content: dict[str, Any] = {"name": "c", "model": {"name": "m"}, "data": {"name": "demo"}, "iterations": [{}, {}]}
+    return Recipe.model_validate(content | changes)
+
+
+def seconds(found: Recipe, lengths: Lengths = LENGTHS) -> dict[str, float]:
+    return {f"{line.iteration} {line.stage}": line.seconds for line in Plan(found, lengths, RATES, 10).lines()}
+
+
+def test_every_stage_by_hand() -> None:
+    found = seconds(recipe())
+    # 100 train answers and 10 · (4 + 1) held-out ones of both players, 5 tokens each, 2 FLOPs a weight and token
+    assert found["0 sample"] == 2 * 50.0 + 2 * 10 * (200 * 5) / 100
+    assert found["1 sample"] == 50.0 + 2 * 10 * (150 * 5) / 100
+    # trees of 15 tokens, of 20 with the carried answer; held-out ones under both models
+    assert found["0 score"] == 2 * 7 + 2 * 10 * (1500 + 2 * 150) / 200
+    assert found["1 score"] == 2 * 7 + 2 * 10 * (2000 + 2 * 150) / 200
+    assert found["0 train"] == 7 + 6 * 10 * 1500 * 2 / 300
+    assert found["1 train"] == 7 + 6 * 10 * 2000 * 2 / 300
+    assert "0 choose" not in found
+
+
+def test_what_a_recipe_asks_for_is_counted() -> None:
+    plain = seconds(recipe())
+    assert seconds(recipe(training={"gradient_checkpointing": True}))["0 train"] == 7 + (plain["0 train"] - 7) * 4 / 3
+    assert seconds(recipe(training={"stop_after_epochs": 1}))["0 train"] == 7 + (plain["0 train"] - 7) / 2
+    assert seconds(recipe(carry_over=0))["1 train"] == plain["0 train"]
+    rows = Lengths({"train": 100, "test": 10, "validation": 20}, 6.0, 4.0, 5.0, True)
+    data = {"name": "demo", "validation_size": 20}
+    assert seconds(recipe(sft={}, data=data), rows)["None warm start"] == 7 + 6 * 10 * 100 * 10 * 3 / 300
+    chooses = seconds(recipe(data=data, training={"line_search": [0.5], "choose_epoch": True}), rows)
+    assert chooses["0 choose"] == 2 * 7 + 2 * 10 * (5 * 20 * 10) / 200  # θ_t, and γ 0.5 and 1 of two epochs
+
+
+def test_what_does_not_fit_names_the_key() -> None:
+    memory = {need.stage: need for need in Plan(recipe(), LENGTHS, RATES, 7_000_000_000).memory(8, 80e9, 4096, 32)}
+    assert memory["train"].need > memory["train"].have
+    assert memory["train"].remedy.startswith("training.gradient_checkpointing: true, training.sharding: fsdp2")
+    spared = recipe(training={"gradient_checkpointing": True, "sharding": "fsdp2"})
+    memory = {need.stage: need for need in Plan(spared, LENGTHS, RATES, 7_000_000_000).memory(8, 80e9, 4096, 32)}
+    assert all(need.need < need.have for need in memory.values())
+
+
+@pytest.mark.parametrize(("text", "found"), [("8xH100", (8, "H100")), ("h200", (1, "H200")), ("2xa100-40", (2, "A100-40"))])
+def test_gpus_by_name(text: str, found: tuple[int, str]) -> None:
+    assert parse_gpus(text) == found
+
+
+@pytest.mark.parametrize("text", ["8xH99", "0xH100", "manyxH100", ""])
+def test_gpus_that_nobody_knows(text: str) -> None:
+    with pytest.raises(BadInput, match=", ".join(GPUS)):
+        parse_gpus(text)
+
+
+def test_a_home_without_runs_knows_no_rates(tmp_path: Path, tiny_model: Path) -> None:
+    assert measured(Store(tmp_path)) is None
+    with pytest.raises(BadInput, match="tells this machine's speed; run the demo"):
+        show(Store(tmp_path), recipe(), None, Console(file=io.StringIO()))
+
+
+def test_a_plan_of_real_rows(tmp_path: Path, tiny_model: Path) -> None:
+    """By the table: nothing was run in this home. It leaves only what a run would make first."""
+    console = Console(file=io.StringIO(), width=120)
+    found = recipe(model={"name": str(tiny_model)}, data={"name": "demo", "subset": 40, "test_size": 10})
+    assert show(Store(tmp_path), found, "8xH100", console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "30 pairs" in text
+    assert "taken to be as long as the human ones" in text
+    assert {json.loads(path.read_text())["kind"] for path in tmp_path.glob("artifacts/*/*/MANIFEST.json")} == {
+        "prompts",
+        "model",
+        "encoded",
+    }
