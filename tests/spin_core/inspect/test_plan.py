@@ -86,8 +86,4 @@ def test_a_plan_of_real_rows(tmp_path: Path, tiny_model: Path) -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "30 pairs" in text
     assert "taken to be as long as the human ones" in text
-    assert {json.loads(path.read_text())["kind"] for path in tmp_path.glob("artifacts/*/*/MANIFEST.json")} == {
-        "prompts",
-        "model",
-        "encoded",
-    }
+    assert sorted(path.name for path in (tmp_path / "artifacts").iterdir()) == ["encoded", "model", "prompts"]
