@@ -10,6 +10,7 @@ from spin_core.contracts.rows import HELD_OUT
 from spin_core.encoding.stage import Encode
 from spin_core.evaluation.stage import Evaluate, Side
 from spin_core.generation.stage import Shard, shards
+from spin_core.judging.harness import Harness
 from spin_core.judging.stage import Judge
 from spin_core.pairs.stage import Gather
 from spin_core.players.stage import Import
@@ -105,10 +106,16 @@ class TurnStages:
         """The held-out pairs under θ_{t+1}, or under θ_t where the reference is another model."""
         return Score(self.recipe.training, player, pairs, self.label, self.held_out_splits)
 
-    def judges(self, number: int, prompts: Ref, answers: Mapping[str, Shards], pairs: Ref, scored: Ref) -> list[Judge]:
+    def judges(
+        self, number: int, model: Ref, prompts: Ref, answers: Mapping[str, Shards], pairs: Ref, scored: Ref
+    ) -> list[Judge | Harness]:
         """What each evaluator finds of θ_`number`; `answers` are all of its held-out ones, `scored` its log-probs of the pairs'."""
-        wanted = dict.fromkeys((*self.recipe.evaluation.evaluators, *self.recipe.evaluation.custom))
-        return [Judge(name, number, prompts, answers, pairs, scored, self.label) for name in wanted]
+        settings = self.recipe.evaluation
+        wanted = dict.fromkeys((*settings.evaluators, *settings.custom))
+        found: list[Judge | Harness] = [Judge(name, number, prompts, answers, pairs, scored, self.label) for name in wanted]
+        if settings.harness:
+            found.append(Harness(settings.harness, self.recipe.generation, number, model, self.held_out_splits, self.label))
+        return found
 
     def verdict(self, pairs: Ref, reference: Ref, start: tuple[Ref, ...], before: Side, after: Side) -> Evaluate:
         """What the turn won; `start` is what θ_0 was judged to be."""

@@ -84,7 +84,7 @@ def walk(turn: TurnStages, on: Builder, before: Played, opponent: int) -> Played
     new = _answered(turn, on, turn.iteration + 1, model, encoded, "new_")  # these engines stay up for the next turn
 
     def judged(player: Player, scores: Ref, name: str) -> Player:
-        judges = turn.judges(player.number, prompts, player.all_answers, pairs, scores)
+        judges = turn.judges(player.number, player.model, prompts, player.all_answers, pairs, scores)
         return replace(player, judged=tuple(do(f"{name}-{judge.name}", judge) for judge in judges))
 
     players = before.players or (judged(old, held_out, "start-judged"),)

@@ -26,7 +26,7 @@ from spin_core.store import Ref, Spec
 STAGE_VERSION = 4
 _COLUMNS = ["row_id", "real", "real_ids", "generated_ids"]
 SAMPLES = pa.schema([(name, pa.string()) for name in ("prompt", "real", "before", "after")])
-_EVALUATORS = {"evaluators", "custom", "samples", "greedy"}  # they count by what they made
+_EVALUATORS = {"evaluators", "custom", "samples", "greedy", "harness"}  # they count by what they made
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -30,12 +31,22 @@ _SILENCE_A_TOKEN_S = 5.0
 _ROW_AT_FAULT = {400, 413, 422}  # any other error says that the server cannot be used now
 
 
+@dataclass(frozen=True)
+class Address:
+    """Where a model is served, for clients of other libraries."""
+
+    url: str  # without /v1
+    model: str
+    key: str = field(repr=False)
+
+
 class Client:
     """The requests of one server under one model name."""
 
     def __init__(self, url: str, model: str, settings: GenerationSettings, key: str = "") -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
         self._model, self._settings = model, settings
+        self.address = Address(self.url, model, key)
         tls = httpx.create_ssl_context(trust_env=False)  # read once: every client of httpx reads all certificates anew, 12 ms
         self._options: dict[str, Any] = {
             "headers": {"Authorization": f"Bearer {key}"} if key else {},

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spin_core.encoding.ends import Ends
-from spin_core.generation.client import Client
+from spin_core.generation.client import Address, Client
 from spin_core.generation.engine import Answer, Ended, OnAnswer, Prompt, Sampler
 from spin_core.runtime.errors import Cancelled, ChildCrash
 from spin_core.runtime.progress import Progress, emit
@@ -53,6 +53,11 @@ class Endpoint:
     def alive(self) -> bool:
         """Whether the server answers and serves θ_t."""
         return self._digest in self._client.served() and self._client.healthy()
+
+    @property
+    def address(self) -> Address:
+        """Where it is served."""
+        return self._client.address
 
     def sample(self, prompts: Sequence[Prompt], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
         """See `Engine.sample`."""

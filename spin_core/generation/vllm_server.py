@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from spin_core.encoding.ends import Ends
-from spin_core.generation.client import Client
+from spin_core.generation.client import Address, Client
 from spin_core.generation.engine import Answer, Ended, OnAnswer, Prompt, Sampler
 from spin_core.recipe import GenerationSettings
 from spin_core.runtime import devices, memory, process
@@ -94,6 +94,11 @@ class VllmServer:
     def alive(self) -> bool:
         """Whether the server process runs and answers."""
         return self._status() is None and self._client.healthy()
+
+    @property
+    def address(self) -> Address:
+        """Where it is served."""
+        return self._client.address
 
     def sample(self, prompts: Sequence[Prompt], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
         """See `Engine.sample`."""

@@ -1,6 +1,6 @@
 """The recipe: everything that a person may set."""
 
-from spin_core.recipe.evaluation import EvaluationSettings, StopSettings
+from spin_core.recipe.evaluation import EvaluationSettings, HarnessSettings, StopSettings
 from spin_core.recipe.load import load_recipe, with_overrides
 from spin_core.recipe.schema import (
     DataSettings,
@@ -15,6 +15,7 @@ __all__ = [
     "DataSettings",
     "EvaluationSettings",
     "GenerationSettings",
+    "HarnessSettings",
     "ModelSettings",
     "Recipe",
     "SftSettings",

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from spin_core.recipe.group import Group
+from spin_core.recipe.identity import Speed
 
 _FUNCTION = r"^[^:]+\.py:[A-Za-z_][A-Za-z0-9_]*$"
+
+
+class HarnessSettings(Group):
+    """Benchmarks by lm-evaluation-harness against the running engine (extra `harness`); a figure a task."""
+
+    preset: Literal["open-llm-leaderboard-v1", "open-llm-leaderboard-v2"] | None = None
+    """The six tasks of the Open LLM Leaderboard, with the shots of the SPIN paper (v1), or its second edition."""
+    tasks: dict[str, Annotated[int, Field(ge=0)] | None] = Field({})
+    """Further tasks or groups of tasks, each with its number of examples in the prompt; none takes the task's own."""
+    include_path: str | None = None
+    """A folder with task files of your own."""
+    limit: int | None = Field(None, ge=1)
+    """Only so many documents a task: for trying out."""
+    max_length: int = Field(2048, ge=16)
+    """Longest prompt and answer in tokens; longer prompts are cut from the left."""
+    concurrency: Annotated[int, Speed] = Field(64, ge=1)
+    """Requests that the engine has at once."""
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> Self:
+        if not self.preset and not self.tasks:
+            raise ValueError("evaluation.harness needs a preset or tasks, as tasks: {gsm8k: 5}")
+        return self
 
 
 class EvaluationSettings(Group):
@@ -24,6 +48,8 @@ class EvaluationSettings(Group):
     """Answers to each held-out prompt, at the campaign's temperature. The first of them is the one that the game is played with."""
     greedy: bool = True
     """One more answer to each held-out prompt, of the most likely tokens."""
+    harness: HarnessSettings | None = None
+    """Benchmarks of lm-evaluation-harness."""
     sample_prompts: int = Field(3, ge=0)
     """Prompts shown with the human, old and new answers."""
 

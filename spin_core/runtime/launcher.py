@@ -87,10 +87,14 @@ class Launcher:
         group: Sequence[devices.Device] = (),
         command: Sequence[str] = (),
         part: int = 0,
+        env: Mapping[str, str] | None = None,
     ) -> None:
-        """Runs `python [command] -m module` on `job` to its end, with a group of devices held meanwhile; raises as `run_job` does."""
+        """Runs `python [command] -m module` on `job` to its end, with a group of devices held meanwhile; raises as `run_job` does.
+
+        `env` has what must not stand in the job's file.
+        """
         with devices.hold(group, purpose=name) as held:
-            env = devices.environment(group)
+            env = devices.environment(group) | dict(env or {})
             process.run_job(module, job, self.store.log_path(log), launcher=command, name=name, part=part, env=env, fds=held.fds)
 
     def jobs(

@@ -1,0 +1,128 @@
+"""lm-evaluation-harness through the stage, against the real vLLM, is lm-evaluation-harness by hand."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spin_core.generation.pool import EnginePool
+from spin_core.judging.figures import read_figures
+from spin_core.judging.harness import Harness
+from spin_core.judging.harness_job import figure_of
+from spin_core.recipe import GenerationSettings, HarnessSettings, ModelSettings
+from spin_core.runtime.errors import BadInput
+from spin_core.runtime.launcher import Launcher
+from spin_core.store import Ref, Store
+from tests.stages import import_model
+
+CHOICES = """
+task: letters
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}"
+doc_to_choice: "{{{{options}}}}"
+doc_to_target: "{{{{right}}}}"
+metric_list: [{{metric: acc}}, {{metric: acc_norm}}]
+"""
+WRITTEN = """
+task: words
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "{{{{options[right]}}}}"
+generation_kwargs: {{until: ["\\n"], max_gen_toks: 6, do_sample: false}}
+metric_list: [{{metric: exact_match}}]
+"""
+BY_HAND = """
+import json, sys
+from lm_eval import simple_evaluate
+from lm_eval.tasks import TaskManager
+found = simple_evaluate(model="hf", model_args={"pretrained": sys.argv[1], "dtype": "float32"}, tasks=["letters", "words"], device="cpu",
+    num_fewshot=0, task_manager=TaskManager(include_path=sys.argv[2]), log_samples=False, bootstrap_iters=0)
+json.dump(found["results"], open(sys.argv[3], "w"), default=str)
+"""
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> Path:
+    """A folder with a task of each kind over 30 questions."""
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    rows = [{"question": f"After {n} comes", "options": [f" {n + 1}", f" {n + 7}", " nothing"], "right": n % 3} for n in range(30)]
+    (folder / "rows.json").write_text("\n".join(map(json.dumps, rows)))
+    for name, text in (("letters", CHOICES), ("words", WRITTEN)):
+        (folder / f"{name}.yaml").write_text(text.format(data=folder / "rows.json"))
+    return folder
+
+
+def harness(model: Ref, tasks: Path, engine: str = "vllm") -> Harness:
+    settings = HarnessSettings(tasks={"letters": 0, "words": 0}, include_path=str(tasks), max_length=128)
+    return Harness(settings, GenerationSettings.model_validate({"engine": engine, "max_new_tokens": 32}), 0, model, ("test",))
+
+
+@pytest.mark.engine
+def test_the_stage_is_the_harness_by_hand(tmp_path: Path, tiny_model: Path, tasks: Path) -> None:
+    store = Store(tmp_path / "home")
+    model = import_model(store, ModelSettings(name=str(tiny_model)))
+    with EnginePool(store) as pool:
+        made = Launcher(store, engines=pool).build(harness(model, tasks))
+    by_hand = tmp_path / "by_hand.json"
+    subprocess.run([sys.executable, "-c", BY_HAND, str(model.path), str(tasks), str(by_hand)], check=True, capture_output=True)
+    expected, found = json.loads(by_hand.read_text()), json.loads((made.path / "results.json").read_text())
+    for task, metrics in (("letters", ("acc,none", "acc_norm,none")), ("words", ("exact_match,none",))):
+        for metric in metrics:
+            assert found[task][task][metric] == expected[task][metric]
+    assert 0.0 < found["letters"]["letters"]["acc_norm,none"] < 1.0
+    figures = read_figures(made.path, "test")
+    assert figures["letters"].values_N.mean() == found["letters"]["letters"]["acc_norm,none"]
+    assert (figures["letters"].unit, figures["letters"].better, figures["words"].ids[0]) == ("share", "higher", "words/0")
+
+
+def test_the_content_of_own_tasks_counts(tmp_path: Path, tasks: Path) -> None:
+    model = Ref("model", "m", tmp_path)
+    before = harness(model, tasks).spec().digest
+    (tasks / "rows.json").write_text("{}")
+    assert harness(model, tasks).spec().digest != before
+
+
+def test_presets_have_the_papers_shots(tmp_path: Path) -> None:
+    settings = HarnessSettings(preset="open-llm-leaderboard-v1", tasks={"mine": None, "gsm8k": 8})
+    found = Harness(settings, GenerationSettings(), 0, Ref("model", "m", tmp_path), ("test",)).tasks
+    assert found == {
+        "arc_challenge": 25,
+        "hellaswag": 10,
+        "mmlu": 5,
+        "truthfulqa_mc2": 0,
+        "winogrande": 5,
+        "gsm8k": 8,
+        "mine": None,
+    }
+
+
+def test_a_group_is_one_figure_over_its_tasks_and_one_filter() -> None:
+    def sample(doc: int, right: float, filtered: str) -> dict[str, Any]:
+        return {"doc_id": doc, "filter": filtered, "exact_match": right}
+
+    outcome = {
+        "samples": {"b": [sample(0, 1.0, "strict"), sample(0, 0.0, "flexible")], "a": [sample(0, 0.0, "none"), sample(1, 1.0, "none")]},
+        "configs": {"a": {}, "b": {}},
+        "higher_is_better": {"a": {"exact_match": True}},
+    }
+    ids, figure = figure_of(outcome)
+    assert (ids, figure.values, figure.unit) == (["a/0", "a/1", "b/0"], [0.0, 1.0, 1.0], "share")
+    with pytest.raises(BadInput, match="gives no number a document"):
+        figure_of({"samples": {"a": [{"doc_id": 0, "bleu": ("x", "y")}]}, "configs": {"a": {"task": "a"}}, "higher_is_better": {}})
+
+
+def test_the_slow_engine_has_no_address(tmp_path: Path, tiny_model: Path, tasks: Path) -> None:
+    store = Store(tmp_path / "home")
+    model = import_model(store, ModelSettings(name=str(tiny_model)))
+    with EnginePool(store) as pool, pytest.raises(BadInput, match="take engine: vllm"):
+        Launcher(store, engines=pool).build(harness(model, tasks, "transformers"))
