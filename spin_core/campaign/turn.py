@@ -10,6 +10,7 @@ from spin_core.contracts.rows import HELD_OUT
 from spin_core.encoding.stage import Encode
 from spin_core.evaluation.stage import Evaluate, Side
 from spin_core.generation.stage import Shard, shards
+from spin_core.judging.duel import Duel
 from spin_core.judging.harness import Harness
 from spin_core.judging.stage import Judge
 from spin_core.pairs.stage import Gather
@@ -23,6 +24,7 @@ from spin_core.store import Ref
 from spin_core.training.stage import Train
 
 Shards = tuple[Ref, ...]
+Answered = tuple[int, Mapping[str, Shards]]
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,11 @@ class TurnStages:
             found.append(Harness(settings.harness, self.recipe.generation, number, model, self.held_out_splits, self.label))
         return found
 
-    def verdict(self, pairs: Ref, reference: Ref, start: tuple[Ref, ...], before: Side, after: Side) -> Evaluate:
-        """What the turn won; `start` is what θ_0 was judged to be."""
-        return Evaluate(self.recipe.evaluation, self.iteration, self.recipe.training.beta, pairs, reference, start, before, after)
+    def duels(self, prompts: Ref, new: Answered, others: Sequence[Answered]) -> list[Duel]:
+        """A judge's comparisons of the new player, where the recipe names one; each other one is (t, its first answers by split)."""
+        judge = self.recipe.evaluation.judge
+        return [Duel(judge, new[0], old[0], prompts, new[1], old[1], self.label) for old in others] if judge else []
+
+    def verdict(self, pairs: Ref, reference: Ref, start: tuple[Ref, ...], before: Side, after: Side, duels: tuple[Ref, ...]) -> Evaluate:
+        """What the turn won; `start` is what θ_0 was judged to be, `duels` are against the opponent and θ_0."""
+        return Evaluate(self.recipe.evaluation, self.iteration, self.recipe.training.beta, pairs, reference, start, before, after, duels)

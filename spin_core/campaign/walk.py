@@ -89,8 +89,10 @@ def walk(turn: TurnStages, on: Builder, before: Played, opponent: int) -> Played
 
     players = before.players or (judged(old, held_out, "start-judged"),)
     old, new = players[opponent], judged(new, scored, "judged")
-    sides = (Side(player.judged, scores, player.answers["test"]) for player, scores in ((old, held_out), (new, scored)))
-    do("evaluation", turn.verdict(pairs, reference, players[0].judged, *sides))
+    was, now = (Side(player.judged, scores, player.answers["test"]) for player, scores in ((old, held_out), (new, scored)))
+    others = [(player.number, player.answers) for player in ((old, players[0]) if old.number else (old,))]
+    duels = tuple(do(f"duel-{duel.old}", duel) for duel in turn.duels(prompts, (new.number, new.answers), others))
+    do("evaluation", turn.verdict(pairs, reference, players[0].judged, was, now, duels))
     made |= {"opponent": old.model, "train_shards": train}
     for name, player in (("", old), ("new_", new)):
         for split in player.answers:

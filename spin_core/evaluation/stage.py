@@ -14,6 +14,7 @@ import pyarrow as pa
 from spin_core.contracts.rows import HELD_OUT, PAIRS_OF, SCORES, SCORES_OF
 from spin_core.contracts.tables import read_rows, write_rows
 from spin_core.evaluation.diagnostics import Held, diagnose
+from spin_core.evaluation.duels import duel
 from spin_core.evaluation.figures import alone, gained, judged_on, kinds
 from spin_core.evaluation.intervals import interval
 from spin_core.recipe import EvaluationSettings
@@ -26,7 +27,7 @@ from spin_core.store import Ref, Spec
 STAGE_VERSION = 4
 _COLUMNS = ["row_id", "real", "real_ids", "generated_ids"]
 SAMPLES = pa.schema([(name, pa.string()) for name in ("prompt", "real", "before", "after")])
-_EVALUATORS = {"evaluators", "custom", "samples", "greedy", "harness"}  # they count by what they made
+_EVALUATORS = {"evaluators", "custom", "samples", "greedy", "harness", "judge"}  # they count by what they made
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Evaluate:
     start: tuple[Ref, ...]  # what θ_0 was judged to be
     before: Side
     after: Side
+    duels: tuple[Ref, ...] = ()  # by a judge: against the opponent, and against θ_0 where that is another
 
     @property
     def label(self) -> str:
@@ -66,7 +68,7 @@ class Evaluate:
         params = {"iteration": self.iteration, "training": {"beta": self.beta}, "evaluation": shown}
         parents = [self.pairs, self.reference, *self.start]
         parents += [ref for side in (self.before, self.after) for ref in (*side.judged, side.scored, *side.answers)]
-        return Spec("evaluation", STAGE_VERSION, params, tuple(dict.fromkeys(parents)))
+        return Spec("evaluation", STAGE_VERSION, params, tuple(dict.fromkeys((*parents, *self.duels))))
 
     def run(self, out: Path, on: Launcher) -> dict[str, Any]:
         """Computes the figures here; what is out of bounds is told."""
@@ -93,7 +95,14 @@ class Evaluate:
         _, held = self._held(split, found)
         margins = Surprise.read(self.reference.path).resolve(self.beta) * (held.gained_real_D - held.gained_generated_D)
         found["game"] = {"won": interval((margins > 0).astype(np.float64)).as_dict(), "margin": interval(margins).as_dict()}
-        return found, kinds(before, after)
+        what = kinds(before, after)
+        if self.duels:
+            found["judge"] = {against: duel(ref.path, split) for against, ref in zip(("opponent", "start"), self.duels, strict=False)}
+            won = found["judge"]["opponent"]["won"]
+            found["gained"]["judge"] = {name: None if won[name] is None else won[name] - 0.5 for name in ("value", "low", "high")}
+            found["gained"]["judge"]["prompts"] = won["prompts"]
+            what["judge"] = {"unit": "share", "better": "higher"}
+        return found, what
 
     def _held(self, split: str, found: Mapping[str, Any]) -> tuple[list[dict[str, Any]], Held]:
         file = self.pairs.path / PAIRS_OF[split]

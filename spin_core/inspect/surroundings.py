@@ -66,6 +66,8 @@ def _packages(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
             yield "training.lora.quantize=4bit", "bitsandbytes", "pip install bitsandbytes, or leave quantize out"
     if training.sharding.startswith("zero") and devices.visible():
         yield f"training.sharding={training.sharding}", "deepspeed", "pip install 'spinflow[train]', or take fsdp2"
+    if recipe.evaluation.harness:
+        yield "evaluation.harness", "lm_eval", "pip install 'spinflow[harness]', or leave it out"
     if training.attention == "flash":
         yield "training.attention=flash", "flash_attn", "pip install flash-attn, or take auto"
 

@@ -80,7 +80,7 @@ def _metric(sample: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     ordered = [*(name for name in _METRICS if name in sample), *(name for name in known if name in sample)]
     if not ordered or not isinstance(sample[ordered[0]], int | float):
         raise BadInput(f"evaluation.harness: {config.get('task')} gives no number a document", remedy="leave this task out")
-    return ordered[0]
+    return str(ordered[0])
 
 
 def _spread(figure: Figure, rows: Sequence[str], ids: Sequence[str]) -> Figure:

@@ -1,6 +1,6 @@
 """The recipe: everything that a person may set."""
 
-from spin_core.recipe.evaluation import EvaluationSettings, HarnessSettings, StopSettings
+from spin_core.recipe.evaluation import EvaluationSettings, HarnessSettings, JudgeSettings, StopSettings
 from spin_core.recipe.load import load_recipe, with_overrides
 from spin_core.recipe.schema import (
     DataSettings,
@@ -16,6 +16,7 @@ __all__ = [
     "EvaluationSettings",
     "GenerationSettings",
     "HarnessSettings",
+    "JudgeSettings",
     "ModelSettings",
     "Recipe",
     "SftSettings",

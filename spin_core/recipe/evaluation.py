@@ -35,6 +35,21 @@ class HarnessSettings(Group):
         return self
 
 
+class JudgeSettings(Group):
+    """A language model that says which of two answers is better; it is asked twice, with the answers in both orders."""
+
+    url: str = Field(pattern=r"^https?://[^\s@]+$")
+    """Base URL of an OpenAI-compatible server, without /v1."""
+    model: str = Field(min_length=1)
+    """The judge's name there."""
+    api_key_env: Annotated[str, Speed] = Field("SPINFLOW_JUDGE_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """The environment variable that holds the server's API key."""
+    rows: int | None = Field(None, ge=1)
+    """Only the first so many held-out rows of a split, to bound the cost: two requests a row for each pair of players."""
+    concurrency: Annotated[int, Speed] = Field(16, ge=1)
+    """Requests that are open at once."""
+
+
 class EvaluationSettings(Group):
     """What is measured on held-out rows after every iteration."""
 
@@ -50,6 +65,8 @@ class EvaluationSettings(Group):
     """One more answer to each held-out prompt, of the most likely tokens."""
     harness: HarnessSettings | None = None
     """Benchmarks of lm-evaluation-harness."""
+    judge: JudgeSettings | None = None
+    """How often a language model prefers the new player's answers over the opponent's, and over those of θ_0."""
     sample_prompts: int = Field(3, ge=0)
     """Prompts shown with the human, old and new answers."""
 

@@ -218,7 +218,7 @@ class Recipe(Group):
 
         Raises ValueError where an override is not valid.
         """
-        groups = {}
+        groups: dict[str, Group] = {}
         for name, keys in self.iterations[iteration].groups().items():
             group: Group = getattr(self, name)
             try:
@@ -227,4 +227,8 @@ class Recipe(Group):
                 first = error.errors()[0]
                 where = ".".join(map(str, ("iterations", iteration, name, *first["loc"])))
                 raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+        training: TrainingSettings = groups.get("training", self.training)  # type: ignore[assignment]
+        asked = "line_search" in self.training.model_fields_set or "line_search" in self.iterations[iteration].training
+        if not self.data.validation_size and not asked:
+            groups["training"] = training.model_copy(update={"line_search": []})  # it is the default only where it can be done
         return self.model_copy(update={**groups, "iterations": [IterationOverride()]})

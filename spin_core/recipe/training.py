@@ -39,9 +39,9 @@ class TrainingSettings(Group):
     """λ of `loss: dpop`, the weight of its penalty on human answers that became less likely (that paper: 50)."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=0.5)
     """Share of pairs taken to be labelled the wrong way round (paper: 0); sigmoid, sigmoid_norm and nce only."""
-    beta: Beta = 0.1
+    beta: Beta = "auto"
     """Regularisation λ (paper: 0.1, and 5.0 in its last iteration). `auto` takes 3 / (mean negative log-likelihood of the human answers
-    under θ_t, nats an answer), within 0.1 … 5: it asks for as much as these answers have to give."""
+    under θ_t, nats an answer), within 0.1 … 5: it asks for as much as these answers have to give, and keeps what earlier iterations won where 0.1 does not (docs/proof.md)."""
     learning_rate: float = Field(5e-7, gt=0.0, lt=1.0)
     """Peak learning rate (paper: 5e-7, then 1e-7)."""
     epochs: int = Field(2, ge=1)
@@ -92,9 +92,9 @@ class TrainingSettings(Group):
     choose_epoch: bool = False
     """Keep one model an epoch, and go on with the one under which the human answers of the validation rows are most likely (nats a
     token); needs `data.validation_size`. False takes the last (paper)."""
-    line_search: list[Annotated[float, Field(gt=0.0, le=1.0)]] = Field([])
-    """Steps γ, as [0.25, 0.5, 0.75]: of the models θ_t + γ(θ − θ_t) between θ_t and the trained θ, go on with the one that is best on
-    the validation rows. 0 (nothing was won) and 1 always take part; needs `data.validation_size`. Empty takes γ = 1 (paper)."""
+    line_search: list[Annotated[float, Field(gt=0.0, le=1.0)]] = Field([0.25, 0.5, 0.75])
+    """Steps γ, where there are validation rows (`data.validation_size`): of the models θ_t + γ(θ − θ_t) between θ_t and the trained θ, go on with the one that is best on
+    the validation rows. 0 (nothing was won) and 1 always take part. Empty takes γ = 1 (paper)."""
 
     @model_validator(mode="after")
     def _losses_that_are_defined(self) -> Self:

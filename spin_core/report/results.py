@@ -37,6 +37,8 @@ def rows_for(turns: Sequence[Turn], stop: StopSettings) -> list[dict[str, str]]:
     for turn, outcome in zip(turns, outcomes, strict=True):
         won = turn.metrics["splits"]["test"]["game"]["won"]
         row = {"model": _named(turn.iteration + 1, best, made_it_worse(outcome, stop)), **_player(turn.metrics, "after")}
+        if judged := turn.metrics["splits"]["test"].get("judge"):
+            row["judge"] = shown(judged["opponent"]["won"], "share")
         row |= {"game": shown(won, "share", plain=True)} | ({"chosen": _chosen(turn.ref("model").facts)} if chosen else {})
         rows.append(row)
     columns = dict.fromkeys(name for row in rows for name in row)

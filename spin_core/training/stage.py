@@ -19,7 +19,7 @@ from spin_core.store import Ref, Spec
 from spin_core.training.launch import Machines, launcher
 from spin_core.training.machines import invited
 
-STAGE_VERSION = 5
+STAGE_VERSION = 6
 _JOB = "spin_core.training.job"
 _NOT_OURS = {"start", "line_search"}  # what is trained on says the first; the second comes after training
 

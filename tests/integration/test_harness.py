@@ -1,21 +1,30 @@
-"""lm-evaluation-harness through the stage, against the real vLLM, is lm-evaluation-harness by hand."""
+"""Against the real vLLM: lm-evaluation-harness through the stage is lm-evaluation-harness by hand, and a model that judges answers."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pyarrow.parquet import read_table
 
+from spin_core.contracts.rows import PROMPTS, SHARD
+from spin_core.contracts.tables import write_rows
+from spin_core.evaluation.duels import duel
+from spin_core.generation.client import Address
+from spin_core.generation.engine import Sampler
 from spin_core.generation.pool import EnginePool
+from spin_core.generation.vllm_server import VllmServer
+from spin_core.judging.duel import Duel
 from spin_core.judging.figures import read_figures
 from spin_core.judging.harness import Harness
 from spin_core.judging.harness_job import figure_of
-from spin_core.recipe import GenerationSettings, HarnessSettings, ModelSettings
+from spin_core.recipe import GenerationSettings, HarnessSettings, JudgeSettings, ModelSettings
 from spin_core.runtime.errors import BadInput
 from spin_core.runtime.launcher import Launcher
-from spin_core.store import Ref, Store
+from spin_core.store import Ref, Spec, Store
 from tests.stages import import_model
 
 CHOICES = """
@@ -63,7 +72,7 @@ def tasks(tmp_path: Path) -> Path:
 
 
 def harness(model: Ref, tasks: Path, engine: str = "vllm") -> Harness:
-    settings = HarnessSettings(tasks={"letters": 0, "words": 0}, include_path=str(tasks), max_length=128)
+    settings = HarnessSettings(tasks={"letters": 0, "words": 0}, include_path=str(tasks), max_length=1000)
     return Harness(settings, GenerationSettings.model_validate({"engine": engine, "max_new_tokens": 32}), 0, model, ("test",))
 
 
@@ -71,8 +80,12 @@ def harness(model: Ref, tasks: Path, engine: str = "vllm") -> Harness:
 def test_the_stage_is_the_harness_by_hand(tmp_path: Path, tiny_model: Path, tasks: Path) -> None:
     store = Store(tmp_path / "home")
     model = import_model(store, ModelSettings(name=str(tiny_model)))
+    stage = harness(model, tasks)
     with EnginePool(store) as pool:
-        made = Launcher(store, engines=pool).build(harness(model, tasks))
+        made = Launcher(store, engines=pool).build(stage)
+        with pool.lease(Sampler(model, stage.generation, 1000 - 32), 1) as engine:  # the same one
+            assert isinstance(engine, VllmServer)
+            judge_answers(tmp_path, engine.address)
     by_hand = tmp_path / "by_hand.json"
     subprocess.run([sys.executable, "-c", BY_HAND, str(model.path), str(tasks), str(by_hand)], check=True, capture_output=True)
     expected, found = json.loads(by_hand.read_text()), json.loads((made.path / "results.json").read_text())
@@ -83,6 +96,30 @@ def test_the_stage_is_the_harness_by_hand(tmp_path: Path, tiny_model: Path, task
     figures = read_figures(made.path, "test")
     assert figures["letters"].values_N.mean() == found["letters"]["letters"]["acc_norm,none"]
     assert (figures["letters"].unit, figures["letters"].better, figures["words"].ids[0]) == ("share", "higher", "words/0")
+
+
+def judge_answers(folder: Path, judge: Address) -> None:
+    """A random model prefers something, and the same again; the other way round it prefers the opposite."""
+    store = Store(folder / "duel")
+    talk = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
+    prompts = [{"row_id": str(number), "real": talk} for number in range(6)]
+
+    def answers(name: str, text: str) -> dict[str, tuple[Ref, ...]]:
+        rows = [{"row_id": str(number), "generated": f"{text}{number}", "finish_reason": "stop"} for number in range(6)]
+        made = store.build(Spec("shard", 1, {"name": name}), lambda out: write_rows(out / "shard.parquet", rows, SHARD) and None)
+        return {"test": (made,)}
+
+    asked = store.build(Spec("prompts", 1, {}), lambda out: write_rows(out / "test.parquet", prompts, PROMPTS) and None)
+    settings = JudgeSettings(url=judge.url, model=judge.model, rows=4, api_key_env="TEST_JUDGE_KEY")
+    os.environ["TEST_JUDGE_KEY"] = judge.key
+    ours, theirs = answers("ours", "four, "), answers("theirs", "five, ")
+    made = Launcher(store).build(Duel(settings, 1, 0, asked, ours, theirs))
+    found = duel(made.path, "test")
+    assert made.facts["asked"] == 8
+    assert made.facts["prompt_tokens"] > 100
+    assert found["won"]["prompts"] == 4 - sum(value is None for value in read_table(made.path / "test.parquet")["won"].to_pylist())
+    other = duel(Launcher(store).build(Duel(settings, 0, 1, asked, theirs, ours)).path, "test")
+    assert other["won"]["value"] == pytest.approx(1.0 - found["won"]["value"], abs=1e-3, nan_ok=True)
 
 
 def test_the_content_of_own_tasks_counts(tmp_path: Path, tasks: Path) -> None:
