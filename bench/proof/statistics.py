@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student
 
-# two-sided 95 % quantiles of Student's t by degrees of freedom
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-_DRAWS = 2000
+from spin_core.evaluation.intervals import interval
+
 Values = NDArray[np.float64]
 
 
@@ -28,18 +28,18 @@ def over_seeds(values: Sequence[float]) -> Interval:
     mean = float(np.mean(values))
     if len(values) < 2:
         return Interval(mean, -math.inf, math.inf)
-    half = _T[min(len(values) - 2, len(_T) - 1)] * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    quantile = float(student.ppf(0.975, len(values) - 1))
+    half = quantile * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half)
 
 
-def change(before: Any, after: Any, weights: Any = None, seed: int = 0) -> Interval:
-    """after − before of a seed, in means over its prompts, the same prompts drawn again for both: a percentile bootstrap.
+def change(before: Any, after: Any, weights: Any = None) -> Interval:
+    """after − before of a seed, in means over its prompts, the same prompts drawn again for both.
 
     With `weights` the mean is Σ values / Σ weights: nats an answer become nats a token.
     """
     difference = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
-    weight = np.ones_like(difference) if weights is None else np.asarray(weights, dtype=np.float64)
-    drawn = np.random.default_rng(seed).integers(0, len(difference), (_DRAWS, len(difference)))
-    found = difference[drawn].sum(1) / weight[drawn].sum(1)
-    low, high = np.quantile(found, (0.025, 0.975))
-    return Interval(float(difference.sum() / weight.sum()), float(low), float(high))
+    found = interval(difference, None if weights is None else np.asarray(weights, dtype=np.float64))
+    assert found.low is not None
+    assert found.high is not None
+    return Interval(found.value, found.low, found.high)

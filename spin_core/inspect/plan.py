@@ -111,7 +111,7 @@ class Plan:
         seconds = 6.0 * again * weights * tree * epochs / rates.training
         yield Line(iteration, "train", f"{steps:,} steps, {_count(tree * epochs)} tokens", child + seconds)
         if training.chooses:
-            models = (1 + len(training.line_search)) * (epochs if training.choose_epoch else 1) + 1
+            models = (1 + len(training.gammas)) * (epochs if training.choose_epoch else 1) + 1
             tokens = models * lengths.rows.get("validation", 0) * (lengths.prompt + lengths.real)
             yield Line(iteration, "choose", f"{models} models", 2 * child + 2.0 * weights * tokens / rates.scoring)
         judges = len(recipe.evaluation.evaluators) + len(recipe.evaluation.custom)

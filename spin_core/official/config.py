@@ -30,7 +30,8 @@ _VALUES: dict[str, dict[Any, Any]] = {
     "optim": {"adamw_torch": "adamw", "adamw_hf": "adamw", "adamw_torch_fused": "adamw"},
     "lr_scheduler_type": {"constant_with_warmup": "constant"},
 }
-_DEFAULTS = {"beta": 0.1, "num_train_epochs": 3, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "warmup_ratio": 0.0, "seed": 42}
+_DEFAULTS = {"beta": 0.1, "num_train_epochs": 3, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
+_DEFAULTS |= {"warmup_ratio": 0.0, "seed": 42}
 _OWN = {
     *("model_name_or_path", "model_revision", "trust_remote_code", "dataset_mixer", "dataset_splits", "per_device_train_batch_size"),
     *("gradient_accumulation_steps", "bf16", "max_length", "max_prompt_length", "max_new_tokens", "output_dir", "max_train_samples"),

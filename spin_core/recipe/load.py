@@ -14,6 +14,8 @@ from spin_core.recipe.keys import closest
 from spin_core.recipe.schema import Recipe
 from spin_core.runtime.errors import BadInput
 
+_BRANCH = re.compile(r"constrained-\w+|literal\[.*|list\[.*")  # what pydantic calls the parts of "a number or auto"
+
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     """Reads a YAML recipe and applies `key.sub=value` overrides. Raises BadInput in one line."""
@@ -73,7 +75,7 @@ def _child(target: Any, part: str, key: str) -> Any:
 
 def _first_problem(error: ValidationError, source: str) -> str:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"]) or "recipe"
+    key = ".".join(str(part) for part in first["loc"] if not _BRANCH.fullmatch(str(part))) or "recipe"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         meant = closest(key, Recipe)

@@ -18,6 +18,7 @@ from spin_core.recipe.identity import Speed
 from spin_core.recipe.sft import SftSettings
 from spin_core.recipe.training import Beta, TrainingSettings
 
+_LINE_SEARCH = (0.25, 0.5, 0.75)
 # what apply_chat_template is told by the renderer, and no recipe may change
 _RENDERING = {
     *("conversation", "messages", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize", "padding"),
@@ -209,12 +210,16 @@ class Recipe(Group):
         if self.sft and not self.data.validation_size:
             raise ValueError("sft takes the epoch that is best on validation rows: set data.validation_size")
         for iteration in range(len(self.iterations)):
-            if self.at(iteration).training.chooses and not self.data.validation_size:
+            training = self.at(iteration).training
+            if training.validate_steps and not self.data.validation_size:
+                raise ValueError("training.validate_steps looks at validation rows: set data.validation_size")
+            if training.chooses and not self.data.validation_size:
                 raise ValueError("training.choose_epoch and training.line_search choose on validation rows: set data.validation_size")
         return self
 
     def at(self, iteration: int) -> Recipe:
-        """The recipe of one iteration: every key that its entry overrides has the value given there, and no entries are left.
+        """The recipe of one iteration: every key that its entry overrides has the value given there, no entries are left, and the line
+        search is spelled out.
 
         Raises ValueError where an override is not valid.
         """
@@ -228,7 +233,6 @@ class Recipe(Group):
                 where = ".".join(map(str, ("iterations", iteration, name, *first["loc"])))
                 raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
         training: TrainingSettings = groups.get("training", self.training)  # type: ignore[assignment]
-        asked = "line_search" in self.training.model_fields_set or "line_search" in self.iterations[iteration].training
-        if not self.data.validation_size and not asked:
-            groups["training"] = training.model_copy(update={"line_search": []})  # it is the default only where it can be done
+        if training.line_search == "auto":
+            groups["training"] = training.model_copy(update={"line_search": [*_LINE_SEARCH] if self.data.validation_size else []})
         return self.model_copy(update={**groups, "iterations": [IterationOverride()]})

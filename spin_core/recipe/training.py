@@ -41,7 +41,8 @@ class TrainingSettings(Group):
     """Share of pairs taken to be labelled the wrong way round (paper: 0); sigmoid, sigmoid_norm and nce only."""
     beta: Beta = "auto"
     """Regularisation λ (paper: 0.1, and 5.0 in its last iteration). `auto` takes 3 / (mean negative log-likelihood of the human answers
-    under θ_t, nats an answer), within 0.1 … 5: it asks for as much as these answers have to give, and keeps what earlier iterations won where 0.1 does not (docs/proof.md)."""
+    under θ_t, nats an answer), within 0.1 … 5: it asks for as much as these answers have to give, and keeps what earlier iterations
+    won where 0.1 does not (docs/proof.md)."""
     learning_rate: float = Field(5e-7, gt=0.0, lt=1.0)
     """Peak learning rate (paper: 5e-7, then 1e-7)."""
     epochs: int = Field(2, ge=1)
@@ -92,9 +93,22 @@ class TrainingSettings(Group):
     choose_epoch: bool = False
     """Keep one model an epoch, and go on with the one under which the human answers of the validation rows are most likely (nats a
     token); needs `data.validation_size`. False takes the last (paper)."""
-    line_search: list[Annotated[float, Field(gt=0.0, le=1.0)]] = Field([0.25, 0.5, 0.75])
-    """Steps γ, where there are validation rows (`data.validation_size`): of the models θ_t + γ(θ − θ_t) between θ_t and the trained θ, go on with the one that is best on
-    the validation rows. 0 (nothing was won) and 1 always take part. Empty takes γ = 1 (paper)."""
+    validate_steps: int | None = Field(None, ge=1)
+    """Steps between looks at the validation pairs in training: loss, margin and accuracy. None never looks; needs `start: previous`."""
+    early_stop: int | None = Field(None, ge=1)
+    """End an iteration's training after so many looks without a lower loss, and go on with the model of the lowest one."""
+    line_search: list[Annotated[float, Field(gt=0.0, le=1.0)]] | Literal["auto"] = "auto"
+    """Steps γ: of the models θ_t + γ(θ − θ_t) between θ_t and the trained θ, go on with the one that is best on the validation rows.
+    0 (nothing was won) and 1 always take part. auto takes [0.25, 0.5, 0.75] where there are such rows (`data.validation_size`), else
+    none; [] takes γ = 1 (paper)."""
+
+    @model_validator(mode="after")
+    def _looks_that_can_be_had(self) -> Self:
+        if self.early_stop and not self.validate_steps:
+            raise ValueError("early_stop counts looks at the validation pairs: set validate_steps")
+        if self.validate_steps and (self.start == "initial" or self.backend == "trl"):
+            raise ValueError("validate_steps works with start: previous and backend: packed")
+        return self
 
     @model_validator(mode="after")
     def _losses_that_are_defined(self) -> Self:
@@ -116,9 +130,14 @@ class TrainingSettings(Group):
         return self
 
     @property
+    def gammas(self) -> list[float]:
+        """The steps of the line search; none where `auto` is not spelled out, see `Recipe.at`."""
+        return [] if self.line_search == "auto" else self.line_search
+
+    @property
     def chooses(self) -> bool:
         """Whether the next player is chosen on validation rows."""
-        return self.choose_epoch or bool(self.line_search)
+        return self.choose_epoch or bool(self.gammas)
 
     @property
     def keeps_identical(self) -> bool:

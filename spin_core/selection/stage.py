@@ -47,15 +47,15 @@ class Choose:
     def spec(self) -> Spec:
         """What is chosen from; the precision is that of scoring."""
         training: dict[str, Any] = {"precision": devices.precision(self.settings.precision)}
-        if self.settings.line_search:
-            training["line_search"] = sorted({*self.settings.line_search, 1.0})
+        if self.settings.gammas:
+            training["line_search"] = sorted({*self.settings.gammas, 1.0})
         if self.settings.choose_epoch:
             training["choose_epoch"] = True
         return Spec("model", STAGE_VERSION, {"training": training}, (self.start, self.trained, self.encoded))
 
     def run(self, out: Path, on: Launcher) -> dict[str, Any]:
         """Scores the candidates, with a child on every device; those that are scored survive a crash. A last child writes the best."""
-        work, found = on.work_dir(self), candidates(self._epochs(), self.settings.line_search)
+        work, found = on.work_dir(self), candidates(self._epochs(), self.settings.gammas)
         files = [work / f"{candidate.name}.parquet" for candidate in found]
         rows = self.encoded.path / "validation.parquet"
         common: dict[str, Any] = {"start": str(self.start.path), "trained": str(self.trained.path)}
@@ -73,7 +73,7 @@ class Choose:
 
         tokens_V = pc.list_value_length(pq.read_table(rows, columns=["real_ids"])["real_ids"]).to_numpy().astype(np.int64)
         weighed = weigh(found, np.stack([pq.read_table(file)["real_logp"].to_numpy() for file in files]), tokens_V)
-        taken = best(weighed, may_stay=bool(self.settings.line_search))
+        taken = best(weighed, may_stay=bool(self.settings.gammas))
         (out / CHOICE).write_text(json.dumps(content(weighed, taken, len(tokens_V), int(tokens_V.sum())), indent=1))
         take = common | {"take": asdict(taken.candidate), "out": str(out)}
         on.job(_JOB, take, f"choose-{self.spec().digest}-write", f"{self.label}: writing")

@@ -30,6 +30,7 @@ from spin_core.training.rows import sizes_of, training_rows
 from spin_core.training.schedule import Schedule
 from spin_core.training.sharding import autocast_in_forward, save_whole
 from spin_core.training.trainer import MetricsLog, PlannedTrainer, SpinTrainer, collate_pairs, score_answers_in_forward
+from spin_core.training.validation import Validation
 
 
 def _arguments(job: dict[str, Any], accumulation: int, packed: bool) -> TrainingArguments:
@@ -164,17 +165,33 @@ def _train(job: dict[str, Any]) -> None:
     ends = epoch_ends(len(sizes), settings["pairs_per_step"], epochs) if settings["choose_epoch"] else {}
     kept = EpochModels(trainer, ends, Path(job["work"]), lora=bool(settings["lora"]))
     trainer.add_callback(kept)
+    validation = _validation(trainer, job, packed)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.accelerator.wait_for_everyone()
     out = Path(job["out"])
     save_whole(trainer, str(out / adapter.FOLDER if settings["lora"] else out))
     if trainer.is_world_process_zero():
+        if validation:
+            validation.finish(out)
         if settings["lora"]:
             adapter.merge(Path(job["model"]), out)
         prove_changed(Path(job["model"]), out)
         kept.finish(Path(job["model"]), out)
         complete(Path(job["model"]), out)
         shutil.copy(log.path, out / "metrics.jsonl")
+
+
+def _validation(trainer: PlannedTrainer, job: dict[str, Any], packed: bool) -> Validation | None:
+    """Looks at the validation pairs, where the recipe wants them and the packed step can."""
+    if not job["training"]["validate_steps"]:
+        return None
+    if not packed:
+        raise BadInput("training.validate_steps: this model trains with TRL's step, which takes no looks", remedy="leave it out")
+    work = Path(job["work"])
+    rows = training_rows(Path(job["pairs"]), Path(job["reference"]), work, split="validation")
+    found = Validation(trainer, rows, work, job["training"])
+    trainer.add_callback(found)
+    return found
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from spin_core.contracts.rows import IDS, SCORES_OF, TRAIN_FILE
+from spin_core.contracts.rows import IDS, PAIRS_OF, SCORES_OF
 from spin_core.contracts.tables import iter_tables
 from spin_core.scoring.scores import read_scores
 from spin_core.store.artifacts import nobody
@@ -30,18 +30,18 @@ _SCHEMA = pa.schema(
 )
 
 
-def training_rows(pairs: Path, reference: Path, work: Path, pairing: str = "all") -> Dataset:
-    """The train pairs that `training.pairing` chooses, with their reference log-probs.
+def training_rows(pairs: Path, reference: Path, work: Path, pairing: str = "all", split: str = "train") -> Dataset:
+    """The pairs of a split that `training.pairing` chooses, with their reference log-probs.
 
     They are written into `work` by whichever process comes first.
 
     Raises Corrupt where the scores are not those of these pairs, row by row.
     """
-    file = work / "rows.arrow"
+    file = work / ("rows.arrow" if split == "train" else f"{split}.arrow")
     with locked(work / "rows.lock", nobody):
         if not file.exists():
             part = file.with_suffix(".part")
-            _write(pairs / TRAIN_FILE, reference / SCORES_OF["train"], part, pairing)
+            _write(pairs / PAIRS_OF[split], reference / SCORES_OF[split], part, pairing)
             os.replace(part, file)
     return Dataset.from_file(str(file))
 

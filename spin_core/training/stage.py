@@ -45,7 +45,10 @@ class Train:
 
     def spec(self) -> Spec:
         """The settings but for those of speed and of other stages, with the precision resolved."""
-        settings = identity(self.settings, without={"precision", *_NOT_OURS}) | {"precision": devices.precision(self.settings.precision)}
+        looks = set() if self.settings.early_stop else {"validate_steps"}  # only to look changes nothing
+        settings = identity(self.settings, without={"precision", *looks, *_NOT_OURS}) | {
+            "precision": devices.precision(self.settings.precision)
+        }
         return Spec("model", STAGE_VERSION, {"training": settings}, (self.model, self.pairs, self.reference))
 
     def run(self, out: Path, on: Launcher) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""An iteration with one GPU, its flow killed and continued; `test_kills` has two iterations, and every stage."""
+"""An iteration with one GPU, its flow killed and continued; `test_kills` has a kill in every stage."""
 
 from pathlib import Path
 

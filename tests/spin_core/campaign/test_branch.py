@@ -19,7 +19,7 @@ def test_what_comes_before_is_shared(tmp_path: Path, tiny_model: Path) -> None:
     file = tmp_path / "other.yaml"
     branch(store, old, 1, "other", ["training.beta=0.5", "generation.temperature=0.7"], file)
     new = load_recipe(file)
-    assert [new.at(t).training.beta for t in range(3)] == [0.1, 0.5, 0.5]
+    assert [new.at(t).training.beta for t in range(3)] == ["auto", 0.5, 0.5]
     assert [new.at(t).generation.temperature for t in range(3)] == [0.9, 0.7, 0.7]
     lines = said(store, new)
     assert {state for name, state in lines.items() if name.startswith("0 ")} == {"done"}

@@ -136,7 +136,7 @@ def test_the_choice_is_a_stage_between_training_and_scoring(tmp_path: Path, tiny
 
 
 def test_a_choice_that_is_asked_for_later_or_no_more_trains_nothing_again(tmp_path: Path, tiny_model: Path) -> None:
-    rows = {"data": CHOOSES["data"]}
+    rows = {"data": CHOOSES["data"], "training": {"line_search": []}}
     without, chooses, store = recipe(tiny_model, **rows), recipe(tiny_model, **CHOOSES), Store(tmp_path)
     play(store, without)
     lines = said(store, chooses)

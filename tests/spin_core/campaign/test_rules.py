@@ -123,9 +123,9 @@ def test_the_next_iteration_is_the_first_that_was_not_played(tmp_path: Path) -> 
         ({"iterations": [{}, {"generation": {"temperature": 0.5}}]}, 1),
         ({"iterations": [{"data": {"subset": 200}}, {}]}, 0),
         ({"training": {"beta": 0.2}}, 0),
-        ({"training": {"beta": 0.1, "tokens_per_micro_batch": 8}}, None),  # of speed: after an out-of-memory, say
+        ({"training": {"beta": "auto", "tokens_per_micro_batch": 8}}, None),  # of speed: after an out-of-memory, say
         ({"stop": {"min_gain": 0.0}}, None),
-        ({"iterations": [{}, {"beta": 0.1}]}, None),  # what it was already
+        ({"iterations": [{}, {"beta": "auto"}]}, None),  # what it was already
     ],
 )
 def test_a_changed_recipe_is_played_anew_where_it_changes_results(tmp_path: Path, changes: dict[str, Any], then: int | None) -> None:

@@ -162,9 +162,10 @@ def test_what_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("training", "models"),
     [
-        ({}, 3),
+        ({}, 2 * 3),
+        ({"line_search": []}, 3),
         ({"line_search": [0.5]}, 2 * 3),
-        ({"choose_epoch": True, "epochs": 4}, 5 * 3),
+        ({"choose_epoch": True, "epochs": 4, "line_search": []}, 5 * 3),
         ({"choose_epoch": True, "epochs": 4, "stop_after_epochs": 2, "line_search": [0.5]}, 3 * 3),
     ],
 )

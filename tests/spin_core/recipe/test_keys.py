@@ -14,7 +14,7 @@ def test_every_key_has_a_type_a_default_and_a_text() -> None:
     found = {key.name: key for key in keys(Recipe)}
     assert {"name", "model.name", "training.beta", "iterations.0.learning_rate", "carry_over"} <= set(found)
     assert [name for name, key in found.items() if not (key.kind and key.default and key.text)] == []
-    assert (found["training.beta"].kind, found["training.beta"].default) == ("float > 0 ≤ 100 | auto", "0.1")
+    assert (found["training.beta"].kind, found["training.beta"].default) == ("float > 0 ≤ 100 | auto", "auto")
     assert found["model.name"].default == "must be given"
 
 

@@ -66,7 +66,9 @@ def test_combinations_that_have_no_meaning_are_one_line(overrides: list[str], sa
 
 
 def test_which_losses_train_on_identical_pairs() -> None:
-    kept = {loss: TrainingSettings(loss=loss).keeps_identical for loss in get_args(TrainingSettings.model_fields["loss"].annotation)}
+    kept = {
+        loss: TrainingSettings(loss=loss, beta=1.0).keeps_identical for loss in get_args(TrainingSettings.model_fields["loss"].annotation)
+    }
     assert [loss for loss, keeps in kept.items() if keeps] == ["nce", "nca", "sppo", "dpop"]
     assert TrainingSettings(sft_weight=0.1).keeps_identical
 
@@ -130,12 +132,17 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
         load_recipe(broken)
 
 
-def test_defaults_are_the_papers() -> None:
+def test_defaults_are_the_papers_but_for_what_the_proof_says() -> None:
+    """β from the data, and the line search where there are rows to choose on."""
     recipe = Recipe(name="x", model={"name": "m"}, data={"name": "d"})  # type: ignore[arg-type]
     assert (recipe.training.learning_rate, recipe.training.beta, recipe.training.epochs, recipe.training.pairs_per_step) == (
         5e-7,
-        0.1,
+        "auto",
         2,
         64,
     )
     assert recipe.at(2).training.learning_rate == 1e-7
+    assert recipe.at(0).training.gammas == []
+    with_rows = with_overrides(recipe, ["data.validation_size=9"])
+    assert with_rows.at(0).training.gammas == [0.25, 0.5, 0.75]
+    assert with_overrides(with_rows, ["data.validation_size=0"]).at(0).training.gammas == []  # nothing of it sticks

@@ -159,7 +159,7 @@ def test_label_smoothing_is_the_mean_over_both_labellings(loss: str, beta: float
 @pytest.mark.parametrize("loss", OBJECTIVES)
 def test_needs_are_the_truth(loss: str, sft_weight: float) -> None:
     """Identical pairs are left out of training where the loss has no gradient on them, and only there."""
-    recipe = TrainingSettings(loss=loss, sft_weight=sft_weight)  # type: ignore[arg-type]
+    recipe = TrainingSettings(loss=loss, sft_weight=sft_weight, beta=1.0)  # type: ignore[arg-type]
     found = make(loss, sft_weight=sft_weight)
     answer = torch.tensor([-13.0], dtype=torch.float64, requires_grad=True)  # one answer, a nat under the reference
     reference, tokens = torch.tensor([-12.0], dtype=torch.float64), torch.tensor([4.0], dtype=torch.float64)

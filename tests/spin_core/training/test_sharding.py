@@ -58,6 +58,7 @@ class World:
             "warmup_ratio": 0.0,
             "learning_rate": 1e-3,
             "precision": "fp32",
+            "beta": 0.1,
         }
         content = {
             "name": "t",

@@ -65,7 +65,8 @@ def make_pairs(store: Store, count: int, *, prompt: Lengths = (1, 20), real: Len
 
 
 def recipe_for(model: Path, **training: Any) -> Recipe:
-    settings = {"epochs": 1, "pairs_per_step": 8, "tokens_per_micro_batch": 512, "warmup_ratio": 0.0, "learning_rate": 1e-3} | training
+    settings = {"epochs": 1, "pairs_per_step": 8, "tokens_per_micro_batch": 512, "warmup_ratio": 0.0, "learning_rate": 1e-3}
+    settings |= {"beta": 0.1} | training
     return Recipe.model_validate(
         {"name": "t", "model": {"name": str(model)}, "data": {"name": "demo", "validation_size": 9}, "training": settings}
     )

@@ -1,0 +1,117 @@
+"""Looks at the validation pairs while training goes on, and the model of the best look."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback
+
+from spin_core.lm import adapter
+from spin_core.lm.packing import Packed
+from spin_core.runtime.progress import Progress, print_event
+from spin_core.training.objectives import Pairs
+from spin_core.training.sharding import save_whole
+from spin_core.training.trainer import PlannedTrainer, collate_pairs
+
+LOG = "validation.jsonl"
+
+
+class Validation(TrainerCallback):  # type: ignore[misc]
+    """Every so many steps the mean loss, margin and accuracy of the pairs (`validation.jsonl`). Every device computes all of them:
+    they are few, and a model that is cut over devices needs each one in every forward pass.
+
+    With `patience` training ends after so many looks without a lower loss, and the model of the lowest one is kept in a folder
+    that survives a crash.
+    """
+
+    def __init__(self, trainer: PlannedTrainer, rows: Dataset, work: Path, settings: dict[str, Any]) -> None:
+        self._trainer, self._rows, self._work = trainer, rows, work
+        self._every, self._patience, self._lora = settings["validate_steps"], settings["early_stop"], bool(settings["lora"])
+        self._tokens = settings["tokens_per_micro_batch"]
+        self._folder = work / "best"
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Drops the looks that a killed run did after its last checkpoint: they will be done again."""
+        if state.is_world_process_zero:
+            kept = [look for look in self.looks() if look["step"] <= state.global_step]
+            (self._work / LOG).write_text("".join(f"{json.dumps(look)}\n" for look in kept))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """On every device, and before the step's checkpoint."""
+        if state.global_step % self._every and state.global_step != state.max_steps:
+            return
+        look = {"step": state.global_step} | self._look()
+        looks = [found for found in self.looks() if found["step"] < state.global_step]
+        best = min((found["loss"] for found in looks), default=float("inf"))
+        self._trainer.accelerator.wait_for_everyone()  # all have read
+        if state.is_world_process_zero:
+            (self._work / LOG).write_text("".join(f"{json.dumps(found)}\n" for found in (*looks, look)))
+            note = f"validation loss {look['loss']:.3f}, accuracy {look['accuracy']:.1%}"
+            print_event(Progress("training", state.global_step, state.max_steps, "steps", note))
+        if self._patience is None:
+            return
+        if look["loss"] < best:
+            self._keep(state)
+        behind = len(looks) - min(range(len(looks)), key=lambda number: looks[number]["loss"]) if looks and look["loss"] >= best else 0
+        if behind >= self._patience:
+            control.should_training_stop = True
+
+    def looks(self) -> list[dict[str, Any]]:
+        """So far."""
+        file = self._work / LOG
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def _look(self) -> dict[str, float]:
+        trainer, sums, count = self._trainer, {"loss": 0.0, "margin": 0.0, "accuracy": 0.0}, 0
+        trainer.model_wrapped.eval()
+        for batch in self._batches():
+            given = {name: value.to(trainer.args.device) if hasattr(value, "to") else value for name, value in collate_pairs(batch).items()}
+            with torch.no_grad():
+                answers = trainer.model_wrapped(**{name: given[name] for name in Packed.__dataclass_fields__})
+            pairs = Pairs(*answers.chunk(2), **{name: given[name] for name in Pairs.__dataclass_fields__ if name in given})
+            loss_B, metrics = trainer.objective.loss(pairs)
+            sums["loss"] += float(loss_B.sum())
+            sums["margin"] += float(metrics["rewards/margins"].sum())
+            sums["accuracy"] += float(metrics["rewards/accuracies"].sum())
+            count += len(batch)
+        trainer.model_wrapped.train()
+        return {name: value / max(1, count) for name, value in sums.items()}
+
+    def _batches(self) -> Iterator[list[dict[str, Any]]]:
+        batch: list[dict[str, Any]] = []
+        tokens = 0
+        for row in self._rows:
+            cost = sum(len(row[name]) for name in ("prompt_ids", "real_ids", "generated_ids"))
+            if batch and tokens + cost > self._tokens:
+                yield batch
+                batch, tokens = [], 0
+            batch.append(row)
+            tokens += cost
+        if batch:
+            yield batch
+
+    def _keep(self, state: Any) -> None:
+        part = self._folder.with_suffix(".part")
+        if state.is_world_process_zero:
+            shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+        self._trainer.accelerator.wait_for_everyone()
+        save_whole(self._trainer, str(part / adapter.FOLDER if self._lora else part))
+        self._trainer.accelerator.wait_for_everyone()
+        if state.is_world_process_zero:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            os.rename(part, self._folder)
+
+    def finish(self, out: Path) -> None:
+        """Leaves the looks in the artifact, and the best one's model in place of the last where training was to end early."""
+        if (self._work / LOG).exists():
+            shutil.copy(self._work / LOG, out / LOG)
+        if self._patience is not None and self._folder.exists():
+            shutil.copytree(self._folder, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("training_args.bin"))
