@@ -13,9 +13,10 @@ from spin_core.store import Store
 
 LEGEND = (
     "★ best, ✗ worse than its opponent · ±: 95 % of what other prompts of this kind would give · NLL: nats a token of the human answers "
-    "· tokens, unfinished: sampled answers · game: human answer preferred over the opponent's"
+    "· tokens: of sampled answers, cut: those that reached the limit · game: human answer preferred over the opponent's · γ: the step "
+    "that the validation rows chose, 0 is none"
 )
-_TITLES = {"nll": "NLL"}
+_TITLES = {"nll": "NLL", "unfinished": "cut"}
 _PLAIN = {"tokens", "unfinished", "greedy"}  # shown without an interval
 _HIDDEN = {"entropy", "distinct"}  # on the page only
 Figure = Mapping[str, Any]
@@ -33,13 +34,13 @@ def rows_for(turns: Sequence[Turn], stop: StopSettings) -> list[dict[str, str]]:
     outcomes = [*map(Outcome.of, turns)]
     best, chosen = best_player(outcomes, stop), any("gamma" in turn.ref("model").facts for turn in turns)
     first = turns[0].metrics
-    rows = [{"model": _named(0, best, False), **_player(first, "before"), "game": ""} | ({"chosen": ""} if chosen else {})]
+    rows = [{"model": _named(0, best, False), **_player(first, "before"), "game": ""} | ({"γ": ""} if chosen else {})]
     for turn, outcome in zip(turns, outcomes, strict=True):
         won = turn.metrics["splits"]["test"]["game"]["won"]
         row = {"model": _named(turn.iteration + 1, best, made_it_worse(outcome, stop)), **_player(turn.metrics, "after")}
         if judged := turn.metrics["splits"]["test"].get("judge"):
             row["judge"] = shown(judged["opponent"]["won"], "share")
-        row |= {"game": shown(won, "share", plain=True)} | ({"chosen": _chosen(turn.ref("model").facts)} if chosen else {})
+        row |= {"game": shown(won, "share", plain=True)} | ({"γ": _chosen(turn.ref("model").facts)} if chosen else {})
         rows.append(row)
     columns = dict.fromkeys(name for row in rows for name in row)
     return [{name: row.get(name, "") for name in columns} for row in rows]
@@ -62,8 +63,8 @@ def shown(figure: Figure, unit: str, *, plain: bool = False, sign: bool = False)
     text = f"{figure['value'] * scale:{'+' if sign else ''}.{digits}f}"
     if plain or figure["low"] is None:
         return f"{text}{after}"
-    half = f"{(figure['high'] - figure['low']) / 2 * scale:.{digits}f}"
-    return f"{text} ± {half}{after}" if sign else f"{text}{after} ±{half}"  # the latter short, for a table of 80 columns
+    half = (figure["high"] - figure["low"]) / 2 * scale
+    return f"{text} ± {half:.{digits}f}{after}" if sign else f"{text}{after} ±{half:.{min(digits, 2)}f}"  # short, for 80 columns
 
 
 def title(name: str) -> str:
@@ -76,7 +77,7 @@ def _chosen(facts: Mapping[str, Any]) -> str:
     if "gamma" not in facts:
         return ""
     epoch = f", epoch {facts['epoch']}" if facts["epoch"] is not None else ""
-    return f"γ {facts['gamma']:g}{epoch}" if facts["gamma"] else "γ 0: nothing won"
+    return f"{facts['gamma']:g}{epoch}"
 
 
 def verdict(turns: Sequence[Turn], stop: StopSettings) -> list[str]:

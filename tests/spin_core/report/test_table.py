@@ -78,12 +78,12 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_what_was_chosen_is_a_column(store: Store) -> None:
-    assert [row["chosen"] for row in rows_for(played_turns(store, RECIPE), RECIPE.stop)] == ["", "", "γ 0.5, epoch 1", "γ 0: nothing won"]
+    assert [row["γ"] for row in rows_for(played_turns(store, RECIPE), RECIPE.stop)] == ["", "", "0.5, epoch 1", "0"]
 
 
 def test_a_campaign_without_choices_has_no_such_column(tmp_path: Path) -> None:
     play(Store(tmp_path), 0, None)
-    assert all("chosen" not in row for row in rows_for(played_turns(Store(tmp_path), RECIPE), RECIPE.stop))
+    assert all("γ" not in row for row in rows_for(played_turns(Store(tmp_path), RECIPE), RECIPE.stop))
 
 
 def test_terminal_and_page_say_it(store: Store) -> None:
@@ -107,7 +107,7 @@ def test_what_a_turn_won_is_said_with_its_interval(tmp_path: Path) -> None:
     play(store, 2, None, won=0.05, opponent=1)
     turns = played_turns(store, RECIPE)
     assert [row["model"] for row in rows_for(turns, RECIPE.stop)] == ["θ_0", "θ_1", "θ_2 ✗", "θ_3 ★"]
-    assert list(rows_for(turns, RECIPE.stop)[0]) == ["model", "checks", "NLL", "tokens", "unfinished", "game"]
+    assert list(rows_for(turns, RECIPE.stop)[0]) == ["model", "checks", "NLL", "tokens", "cut", "game"]
     assert verdict(turns, RECIPE.stop)[1:] == [
         "θ_1 against θ_0: checks +20.0 ± 10.0 points, NLL -0.020 ± 0.100: better",
         "θ_2 against θ_1: checks -30.0 ± 10.0 points, NLL -0.020 ± 0.100: worse, and not gone on with",
