@@ -93,8 +93,8 @@ def test_a_key_that_a_release_adds_changes_no_digest(tmp_path: Path, monkeypatch
         ("training.sharding=fsdp2", None),
         ("generation.tensor_parallel=2", None),
         ("training.optimizer=rmsprop", None),  # the default, said aloud
-        ("training.beta=0.2", "0 model"),
-        ("training.lora={}", "0 model"),
+        ("training.beta=0.2", "0 trained"),
+        ("training.lora={}", "0 trained"),
         ("generation.temperature=0.7", "0 test 0"),
         ("data.test_size=50", "prompts"),
         ("iterations.1.generation={temperature: 0.9}", "1 train 0"),

@@ -61,7 +61,7 @@ def test_mistakes_are_named_in_one_line(override: str, named: str) -> None:
 )
 def test_combinations_that_have_no_meaning_are_one_line(overrides: list[str], says: str) -> None:
     with pytest.raises(BadInput, match=says) as caught:
-        load_recipe(RECIPES / "demo.yaml", [f"training.{override}" for override in overrides])
+        load_recipe(RECIPES / "sharegpt-smollm2.yaml", [f"training.{override}" for override in overrides])
     assert "\n" not in str(caught.value)
 
 
