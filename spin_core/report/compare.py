@@ -12,11 +12,14 @@ from spin_core.campaign.ledger import Ledger, Turn
 from spin_core.campaign.rules import Outcome, best_player
 from spin_core.evaluation.figures import Judged, alone, gained, judged_on, kinds
 from spin_core.recipe import Recipe
-from spin_core.report.results import shown, title
+from spin_core.report.results import HIDDEN, shown, title
 from spin_core.runtime.errors import BadInput
 from spin_core.store import Store
 
-LEGEND = "each figure of the campaign's best model; below it what it has more than the first campaign's, over the rows that both judged"
+LEGEND = (
+    "each figure of the campaign's best model; below it what it has more than the first campaign's, over the "
+    "rows that both judged; differences of shares are in points"
+)
 
 
 def compare(store: Store, recipes: Sequence[Recipe]) -> list[dict[str, str]]:
@@ -42,7 +45,8 @@ def compare(store: Store, recipes: Sequence[Recipe]) -> list[dict[str, str]]:
 
 
 def _cells(figures: Mapping[str, Any], what: Mapping[str, Any], *, sign: bool = False) -> dict[str, str]:
-    return {title(name): shown(found, what[name]["unit"], sign=sign) if found["prompts"] else "" for name, found in figures.items()}
+    kept = {name: found for name, found in figures.items() if name not in HIDDEN}
+    return {title(name): shown(found, what[name]["unit"], sign=sign) if found["prompts"] else "" for name, found in kept.items()}
 
 
 def _best(store: Store, recipe: Recipe) -> tuple[int, Judged]:

@@ -18,7 +18,7 @@ LEGEND = (
 )
 _TITLES = {"nll": "NLL", "unfinished": "cut"}
 _PLAIN = {"tokens", "unfinished", "greedy"}  # shown without an interval
-_HIDDEN = {"entropy", "distinct"}  # on the page only
+HIDDEN = {"entropy", "distinct"}  # in metrics.json only
 Figure = Mapping[str, Any]
 
 
@@ -52,19 +52,22 @@ def _named(number: int, best: int, worse: bool) -> str:
 
 def _player(metrics: Mapping[str, Any], who: str) -> dict[str, str]:
     kinds, found = metrics["figures"], metrics["splits"]["test"][who]
-    order = sorted((name for name in found if name not in _HIDDEN), key=lambda name: (name in {"tokens", "unfinished"}, name == "nll"))
+    order = sorted((name for name in found if name not in HIDDEN), key=lambda name: (name in {"tokens", "unfinished"}, name == "nll"))
     return {title(name): shown(found[name], kinds[name]["unit"], plain=name in _PLAIN) for name in order}
 
 
 def shown(figure: Figure, unit: str, *, plain: bool = False, sign: bool = False) -> str:
-    """A figure for people, with ± half its interval's width unless it is to be `plain`; differences of shares are in points."""
-    scale, digits = (100, 1) if unit == "share" else (1, 1 if unit == "tokens" else 3)
-    after = "" if unit != "share" else " points" if sign else "%"
-    text = f"{figure['value'] * scale:{'+' if sign else ''}.{digits}f}"
+    """A figure for a table of 80 columns, with ± half its interval's width unless it is to be `plain`."""
+    scale, digits = _scale(unit)
+    text = f"{figure['value'] * scale:{'+' if sign else ''}.{digits}f}{'%' if unit == 'share' and not sign else ''}"
     if plain or figure["low"] is None:
-        return f"{text}{after}"
-    half = (figure["high"] - figure["low"]) / 2 * scale
-    return f"{text} ± {half:.{digits}f}{after}" if sign else f"{text}{after} ±{half:.{min(digits, 2)}f}"  # short, for 80 columns
+        return text
+    return f"{text} ±{(figure['high'] - figure['low']) / 2 * scale:.{min(digits, 2)}f}"
+
+
+def _scale(unit: str) -> tuple[int, int]:
+    """By what a figure is multiplied for people, and its digits."""
+    return (100, 1) if unit == "share" else (1, 1 if unit == "tokens" else 3)
 
 
 def title(name: str) -> str:
@@ -112,7 +115,12 @@ def _of_turn(turn: Turn, outcome: Outcome, stop: StopSettings) -> str:
 
 
 def _moved(figure: Figure, kind: Mapping[str, Any], name: str) -> str:
-    return f"{title(name)} {shown(figure, kind['unit'], sign=True)}"
+    """A difference in words: of shares in points."""
+    scale, digits = _scale(kind["unit"])
+    text = f"{title(name)} {figure['value'] * scale:+.{digits}f}"
+    if figure["low"] is not None:
+        text += f" ± {(figure['high'] - figure['low']) / 2 * scale:.{digits}f}"
+    return f"{text} points" if kind["unit"] == "share" else text
 
 
 def _told(figure: Figure | None) -> bool:

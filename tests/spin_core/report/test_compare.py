@@ -44,7 +44,7 @@ def test_differences_are_of_the_rows_that_both_judged(tmp_path: Path) -> None:
     assert [row["checks"].split()[0] for row in rows] == ["25.0%", "75.0%", "+100.0"]
     console = Console(file=io.StringIO(), width=100)
     show(store, [one, two], console)
-    assert "+100.0 ± 0.0 points" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "+100.0 ±0.0" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_campaign_that_won_nothing_is_its_theta_0(tmp_path: Path) -> None:
