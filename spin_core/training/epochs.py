@@ -25,6 +25,19 @@ def epoch_ends(pairs: int, pairs_per_step: int, epochs: int) -> dict[int, int]:
     return {step: ends[step] for step in sorted(ends) if step < last}
 
 
+def keep_model(trainer: PlannedTrainer, target: Path, lora: bool) -> None:
+    """Saves the model as it is, or its adapter, whole or not at all; called on every device."""
+    part = target.with_suffix(".part")
+    if trainer.is_world_process_zero():
+        shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+    trainer.accelerator.wait_for_everyone()
+    save_whole(trainer, str(part / adapter.FOLDER if lora else part))
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        shutil.rmtree(target, ignore_errors=True)  # of steps that are done again
+        os.rename(part, target)
+
+
 class EpochModels(TrainerCallback):  # type: ignore[misc]
     """Saves the model, or its adapter, at the end of each epoch but the last, in a folder that survives a crash."""
 
@@ -35,16 +48,7 @@ class EpochModels(TrainerCallback):  # type: ignore[misc]
         """On every device. It comes before the step's checkpoint: a run that continues from that has this model."""
         if state.global_step not in self._ends:
             return
-        target = self._folder / str(self._ends[state.global_step])
-        part = target.with_suffix(".part")
-        if state.is_world_process_zero:
-            shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
-        self._trainer.accelerator.wait_for_everyone()
-        save_whole(self._trainer, str(part / adapter.FOLDER if self._lora else part))
-        self._trainer.accelerator.wait_for_everyone()
-        if state.is_world_process_zero:
-            shutil.rmtree(target, ignore_errors=True)  # of steps that are done again
-            os.rename(part, target)
+        keep_model(self._trainer, self._folder / str(self._ends[state.global_step]), self._lora)
 
     def finish(self, model: Path, out: Path) -> None:
         """Copies the models of this run into its artifact, adapters added to `model`. What is here stays: a killed run comes again."""

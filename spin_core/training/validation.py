@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +12,10 @@ import torch
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from spin_core.lm import adapter
 from spin_core.lm.packing import Packed
 from spin_core.runtime.progress import Progress, print_event
+from spin_core.training.epochs import keep_model
 from spin_core.training.objectives import Pairs
-from spin_core.training.sharding import save_whole
 from spin_core.training.trainer import PlannedTrainer, collate_pairs
 
 LOG = "validation.jsonl"
@@ -58,7 +56,7 @@ class Validation(TrainerCallback):  # type: ignore[misc]
         if self._patience is None:
             return
         if look["loss"] < best:
-            self._keep(state)
+            keep_model(self._trainer, self._folder, self._lora)
         behind = len(looks) - min(range(len(looks)), key=lambda number: looks[number]["loss"]) if looks and look["loss"] >= best else 0
         if behind >= self._patience:
             control.should_training_stop = True
@@ -97,17 +95,6 @@ class Validation(TrainerCallback):  # type: ignore[misc]
             tokens += cost
         if batch:
             yield batch
-
-    def _keep(self, state: Any) -> None:
-        part = self._folder.with_suffix(".part")
-        if state.is_world_process_zero:
-            shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
-        self._trainer.accelerator.wait_for_everyone()
-        save_whole(self._trainer, str(part / adapter.FOLDER if self._lora else part))
-        self._trainer.accelerator.wait_for_everyone()
-        if state.is_world_process_zero:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            os.rename(part, self._folder)
 
     def finish(self, out: Path) -> None:
         """Leaves the looks in the artifact, and the best one's model in place of the last where training was to end early."""
