@@ -36,7 +36,7 @@ def check_one_line(done: subprocess.CompletedProcess[str], says: str, status: in
 
 def test_a_run_does_in_bad_surroundings(tmp_path: Path) -> None:
     """A proxy for everything, a terminal of few letters, no home folder: Prefect's client asked the proxy for 127.0.0.1 for two minutes."""
-    nobody = {"HOME": None, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path / "nobody")])}
+    nobody = {"HOME": None, "SPINFLOW_HOME": None, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path / "nobody")])}
     bad = nobody | ODD_LOCALE | DEAD_PROXY | dict.fromkeys(("NO_PROXY", "no_proxy", "PREFECT_HOME"))
     check_one_line(spinflow(tmp_path, "run", "t.yaml", "--home", "home", **bad), BAD_ROW)
     assert not (tmp_path / "~").exists()
