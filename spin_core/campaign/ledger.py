@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from spin_core.players.stage import Import
@@ -65,6 +66,10 @@ class Ledger:
     def turns(self) -> list[Turn]:
         """What was played, in order."""
         return [self._turn(entry) for entry in self._read()["turns"]]
+
+    def whole_turns(self) -> list[Turn]:
+        """The leading turns whose results are there."""
+        return [*takewhile(lambda turn: turn.whole, self.turns())]
 
     def note(self, iteration: int, recipe: Recipe, made: Made, opponent: int) -> None:
         """Writes a turn down. Turns after it stay only where it made what it had made before: they were played on that."""

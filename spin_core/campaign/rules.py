@@ -84,6 +84,11 @@ def best_player(outcomes: Sequence[Outcome], stop: StopSettings) -> int:
     return max(range(len(values)), key=lambda number: (values[number], -number))
 
 
+def best_of(turns: Sequence[Turn], stop: StopSettings) -> int:
+    """`best_player` of turns in the ledger."""
+    return best_player([*map(Outcome.of, turns)], stop)
+
+
 def next_opponent(outcomes: Sequence[Outcome], stop: StopSettings) -> int:
     """t of the θ_t that the next turn starts from: the newest, or the best where the newest is worse and `on_worse` says so."""
     if outcomes and stop.on_worse == "back_to_best" and made_it_worse(outcomes[-1], stop):

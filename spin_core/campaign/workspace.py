@@ -7,12 +7,11 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import takewhile
 from pathlib import Path
 from uuid import uuid4
 
 from spin_core.campaign.ledger import Ledger, Turn, model_of
-from spin_core.campaign.rules import Outcome, best_player
+from spin_core.campaign.rules import best_of
 from spin_core.recipe import StopSettings
 from spin_core.store import Ref, Store
 from spin_core.store.files import replace_link
@@ -38,9 +37,10 @@ def link(store: Store, campaign: str, stop: StopSettings) -> None:
     """Makes `campaigns/<campaign>/iter-<t>/<name>` point at the artifacts of the ledger's turns and at nothing else, and `best` at
     the best model."""
     folder = store.campaign_folder(campaign)
-    turns = Ledger(store, campaign).turns()
-    if whole := [*takewhile(lambda turn: turn.whole, turns)]:
-        _point(folder / "best", model_of(whole, best_player([*map(Outcome.of, whole)], stop)))
+    ledger = Ledger(store, campaign)
+    turns = ledger.turns()
+    if whole := ledger.whole_turns():
+        _point(folder / "best", model_of(whole, best_of(whole, stop)))
     for turn in turns:
         _link(folder / f"iter-{turn.iteration}", turn)
     for old in folder.glob("iter-*"):

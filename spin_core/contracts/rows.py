@@ -17,6 +17,7 @@ EPOCHS = "epochs"  # of a trained model: a folder with the weights after each ep
 HELD_OUT = ("test", "validation")
 PAIRS_OF = {"train": TRAIN_FILE, "test": TEST_FILE, "validation": "validation_prefs-00000-of-00001.parquet"}  # of `pairs`, by split
 SCORES_OF = {"train": "scores.parquet", "test": "test_scores.parquet", "validation": "validation_scores.parquet"}  # of `reference`
+ANSWERED = ("stop", "length")  # the finish reasons of an answer; any other says why the engine refused the row
 GREEDY = -1  # the number of an answer of the most likely tokens
 
 

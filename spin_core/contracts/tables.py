@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from spin_core.contracts.rows import MESSAGES, SPLITS
+from spin_core.contracts.rows import ANSWERED, MESSAGES, SPLITS
 
 _GROUP_ROWS = 8192  # rows of a row group: what a reader has in memory at once
 
@@ -151,3 +151,14 @@ def read_rows(path: Path, columns: list[str] | None = None) -> list[dict[str, An
     """Reads a parquet file as a list of dicts."""
     rows: list[dict[str, Any]] = pq.read_table(path, columns=columns).to_pylist()
     return rows
+
+
+def read_answers(shards: Iterable[Path], columns: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The answers of shards with `row_id` and these columns, those that the engine refused left out."""
+    wanted = list(dict.fromkeys(["row_id", "finish_reason", *columns]))
+    return (row for shard in shards for row in read_rows(shard / "shard.parquet", wanted) if row["finish_reason"] in ANSWERED)
+
+
+def texts_by_row(shards: Iterable[Path]) -> dict[str, str]:
+    """The answer to each row, where each was answered once."""
+    return {row["row_id"]: row["generated"] for row in read_answers(shards, ["generated"])}

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from spin_core.contracts.rows import HELD_OUT, PAIRS_OF, SCORES, SCORES_OF
-from spin_core.contracts.tables import read_rows, write_rows
+from spin_core.contracts.tables import read_rows, texts_by_row, write_rows
 from spin_core.evaluation.diagnostics import Held, diagnose
 from spin_core.evaluation.duels import duel
 from spin_core.evaluation.figures import alone, gained, judged_on, kinds
@@ -37,6 +37,16 @@ class Side:
     judged: tuple[Ref, ...]
     scored: Ref  # the turn's held-out pairs under it
     answers: tuple[Ref, ...]  # its first answers to the test rows
+
+
+@dataclass(frozen=True)
+class _Split:
+    """What was found on one split."""
+
+    rows: list[dict[str, Any]]  # the pairs
+    held: Held
+    figures: dict[str, Any]
+    kinds: dict[str, Any]  # what each figure is
 
 
 @dataclass(frozen=True)
@@ -73,26 +83,24 @@ class Evaluate:
     def run(self, out: Path, on: Launcher) -> dict[str, Any]:
         """Computes the figures here; what is out of bounds is told."""
         splits = {split: self._split(split) for split in HELD_OUT if (self.pairs.path / PAIRS_OF[split]).exists()}
-        rows, held = self._held("test", splits["test"][0])
-        diagnosis = diagnose(held)
+        diagnosis = diagnose(splits["test"].held)
         metrics = {
             "iteration": self.iteration,
-            "figures": {name: kind for _, found in splits.values() for name, kind in found.items()},
-            "splits": {split: found for split, (found, _) in splits.items()},
+            "figures": {name: kind for split in splits.values() for name, kind in split.kinds.items()},
+            "splits": {name: split.figures for name, split in splits.items()},
             "diagnostics": asdict(diagnosis),
         }
         (out / "metrics.json").write_text(json.dumps(metrics, indent=1))
-        old, new = _answers(self.before.answers), _answers(self.after.answers)
-        shown = [_sample(row, old, new) for row in rows if row["row_id"] in old and row["row_id"] in new]
+        old, new = (texts_by_row(shard.path for shard in side.answers) for side in (self.before, self.after))
+        shown = [_sample(row, old, new) for row in splits["test"].rows if row["row_id"] in old and row["row_id"] in new]
         write_rows(out / "samples.parquet", shown[: self.settings.sample_prompts], SAMPLES)
         return {"warnings": list(diagnosis.warnings.values())}
 
-    def _split(self, split: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The figures of a split, and what each of them is."""
+    def _split(self, split: str) -> _Split:
         start, before, after = (judged_on(split, judged) for judged in (self.start, self.before.judged, self.after.judged))
         found: dict[str, Any] = {"before": alone(before), "after": alone(after)}
         found |= {"gained": gained(before, after), "over_start": gained(start, after)}
-        _, held = self._held(split, found)
+        rows, held = self._held(split, found)
         margins = Surprise.read(self.reference.path).resolve(self.beta) * (held.gained_real_D - held.gained_generated_D)
         found["game"] = {"won": interval((margins > 0).astype(np.float64)).as_dict(), "margin": interval(margins).as_dict()}
         what = kinds(before, after)
@@ -102,7 +110,7 @@ class Evaluate:
             found["gained"]["judge"] = {name: None if won[name] is None else won[name] - 0.5 for name in ("value", "low", "high")}
             found["gained"]["judge"]["prompts"] = won["prompts"]
             what["judge"] = {"unit": "share", "better": "higher"}
-        return found, what
+        return _Split(rows, held, found, what)
 
     def _held(self, split: str, found: Mapping[str, Any]) -> tuple[list[dict[str, Any]], Held]:
         file = self.pairs.path / PAIRS_OF[split]
@@ -112,12 +120,6 @@ class Evaluate:
         real, generated = ((after[name].to_numpy() - before[name].to_numpy())[differ] for name in SCORES.names)
         players = ({name: figure["value"] for name, figure in found[who].items()} for who in ("before", "after"))
         return rows, Held(real, generated, -before["real_logp"].to_numpy()[differ], len(rows), *players)
-
-
-def _answers(shards: tuple[Ref, ...]) -> dict[str, str]:
-    """The answers of the engine by row, those that it refused left out."""
-    rows = (row for shard in shards for row in read_rows(shard.path / "shard.parquet", ["row_id", "generated", "finish_reason"]))
-    return {row["row_id"]: row["generated"] for row in rows if row["finish_reason"] in {"stop", "length"}}
 
 
 def _sample(row: dict[str, Any], old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:

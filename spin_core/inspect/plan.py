@@ -18,7 +18,7 @@ from rich.table import Table
 from spin_core.contracts.tables import count_rows, split_files
 from spin_core.encoding.stage import Encode
 from spin_core.inspect.rates import GPUS, Rates, measured, of_table, parse_gpus, weights_of
-from spin_core.inspect.surroundings import COPIES, SHARES_WEIGHTS, disk_bytes
+from spin_core.inspect.surroundings import SHARES_WEIGHTS, disk_bytes, weight_copies
 from spin_core.players.files import read_json
 from spin_core.players.stage import Import
 from spin_core.recipe import Recipe
@@ -121,10 +121,9 @@ class Plan:
     def memory(self, gpus: int, each: float, width: int, layers: int) -> Iterator[Memory]:
         """For `gpus` of `each` bytes; activations: 34 bytes a token, layer and channel in bf16, or 2 (arXiv 2205.05198)."""
         training, weights = self._recipe.training, self._parameters
-        copies = 1 if training.lora else COPIES[training.optimizer]
         share = gpus if SHARES_WEIGHTS[training.sharding] else 1
         a_token = layers * width * (2.0 if training.gradient_checkpointing else 34.0)
-        need = 4.0 * weights * copies / share + 2.0 * weights / share + training.tokens_per_micro_batch * a_token
+        need = 4.0 * weights * weight_copies(training) / share + 2.0 * weights / share + training.tokens_per_micro_batch * a_token
         remedies = [
             *([] if training.gradient_checkpointing else ["training.gradient_checkpointing: true"]),
             *(["training.sharding: fsdp2"] if gpus > 1 and not SHARES_WEIGHTS[training.sharding] else []),

@@ -6,12 +6,19 @@ Rates are in FLOP/s of the model, so that what one model took tells of another: 
 from __future__ import annotations
 
 import json
+import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from spin_core.contracts.rows import PAIRS_OF, TRAIN_FILE
+from spin_core.contracts.tables import count_rows
 from spin_core.generation.stage import busy_seconds
 from spin_core.players.files import header, weight_files
 from spin_core.runtime.errors import BadInput
@@ -71,22 +78,27 @@ def of_table(count: int, name: str) -> Rates:
 
 def measured(store: Store) -> Rates | None:
     """What earlier runs in this home reached on this machine; None where none has sampled, scored and trained."""
-    sizes: dict[str, int | None] = {}
 
-    def parameters(parents: Iterable[dict[str, str]]) -> int | None:
-        found = next((parent["digest"] for parent in parents if parent["kind"] == "model"), None)
-        if found not in sizes:
-            sizes[found or ""] = _parameters(store, found)
-        return sizes[found or ""]
+    @cache
+    def parameters(model: Ref) -> int:
+        return weights_of(model)
+
+    @cache
+    def tokens(pairs: Ref) -> float:
+        return pair_tokens(pairs.path)
+
+    def tokens_per_s(manifest: dict[str, Any]) -> float | None:
+        pairs, rate = _parent(store, manifest, "pairs"), manifest["facts"].get("pairs_per_s")
+        return rate * tokens(pairs) if rate and pairs else None
 
     def rates(kind: str, flops: Callable[[dict[str, Any]], float | None]) -> Iterator[tuple[float, dict[str, Any]]]:
         for manifest in _manifests(store, kind):
-            weights, done = parameters(manifest["parents"]), flops(manifest)
-            if weights and done:
-                yield weights * done, manifest
+            model, done = _parent(store, manifest, "model"), flops(manifest)
+            if model and done:
+                yield parameters(model) * done, manifest
 
-    scored = [*rates("reference", lambda manifest: _tokens_per_s(store, manifest, "pairs_per_s"))]
-    trained = [*rates("model", lambda manifest: _tokens_per_s(store, manifest, "pairs_per_s"))]
+    scored = [*rates("reference", tokens_per_s)]
+    trained = [*rates("model", tokens_per_s)]
     shards = [*rates("shard", lambda manifest: manifest["facts"].get("tokens"))]
     if not (scored and trained and shards):
         return None
@@ -106,54 +118,28 @@ def _manifests(store: Store, kind: str) -> list[dict[str, Any]]:
     return sorted(found, key=lambda manifest: str(manifest["created"]))[-_NEWEST:]
 
 
-def _parameters(store: Store, digest: str | None) -> int | None:
-    return weights_of(store.find("model", digest)) if digest and store.find("model", digest).done else None
+def _parent(store: Store, manifest: dict[str, Any], kind: str) -> Ref | None:
+    """Its first parent of a kind, where that is still there."""
+    found = next((store.find(kind, parent["digest"]) for parent in manifest["parents"] if parent["kind"] == kind), None)
+    return found if found and found.done else None
 
 
 def weights_of(model: Ref) -> int:
     """The parameters of a model artifact, from its files' headers."""
-    total = 0
-    for file in weight_files(model.path):
-        for entry in header(file).values():
-            size = 1
-            for length in entry["shape"]:
-                size *= length
-            total += size
-    return total
-
-
-def _pairs_of(store: Store, manifest: dict[str, Any]) -> Path | None:
-    found = next((parent["digest"] for parent in manifest["parents"] if parent["kind"] == "pairs"), None)
-    return store.find("pairs", found).path if found and store.find("pairs", found).done else None
-
-
-def _tokens_per_s(store: Store, manifest: dict[str, Any], name: str) -> float | None:
-    rate, pairs = manifest["facts"].get(name), _pairs_of(store, manifest)
-    return rate * pair_tokens(pairs) if rate and pairs else None
+    return sum(math.prod(entry["shape"]) for file in weight_files(model.path) for entry in header(file).values())
 
 
 def _working_s(store: Store, manifest: dict[str, Any]) -> float:
-    pairs = _pairs_of(store, manifest)
+    pairs = _parent(store, manifest, "pairs")
     assert pairs is not None
-    return float(_rows(pairs, manifest["spec"]["splits"]) / manifest["facts"]["pairs_per_s"])
+    rows = sum(count_rows(pairs.path / PAIRS_OF[split]) for split in manifest["spec"]["splits"])
+    return float(rows / manifest["facts"]["pairs_per_s"])
 
 
 def pair_tokens(pairs: Path) -> float:
     """The mean tokens of a train pair in the tree: prompt, human and sampled answer."""
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    from spin_core.contracts.rows import TRAIN_FILE
-
     table = pq.read_table(pairs / TRAIN_FILE, columns=["prompt_ids", "real_ids", "generated_ids"])
     return float(sum(pc.sum(pc.list_value_length(column)).as_py() or 0 for column in table.columns) / max(1, table.num_rows))
-
-
-def _rows(pairs: Path, splits: Iterable[str]) -> int:
-    from spin_core.contracts.rows import PAIRS_OF
-    from spin_core.contracts.tables import count_rows
-
-    return sum(count_rows(pairs / PAIRS_OF[split]) for split in splits)
 
 
 def _lengths(shards: list[tuple[float, dict[str, Any]]]) -> dict[str, float]:

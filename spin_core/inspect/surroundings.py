@@ -18,7 +18,7 @@ from spin_core.runtime.memory import available_memory
 
 _FP32_BYTES = 4
 # weights, gradient and RMSProp's second moment, all fp32; AdamW keeps one moment more
-COPIES = {"rmsprop": 3, "adamw": 4}
+_COPIES = {"rmsprop": 3, "adamw": 4}
 SHARES_WEIGHTS = {"ddp": False, "zero2": False, "fsdp2": True, "zero3": True}  # whether several GPUs share the weights
 
 
@@ -80,7 +80,7 @@ def _gpu(device: devices.Device) -> str:
 def look_at_size(found: Findings, recipe: Recipe, home: Path, parameters: int) -> None:
     """Whether weights, optimiser and checkpoints fit the memory and the disk; activations are not counted."""
     weights = parameters * _FP32_BYTES
-    copies = 1 if recipe.training.lora else COPIES[recipe.training.optimizer]  # an adapter weighs next to nothing
+    copies = weight_copies(recipe.training)
     disk = disk_bytes(recipe, parameters)
     free = shutil.disk_usage(home).free
     found.fact("disk", f"about {_gib(disk)} GiB, {_gib(free)} GiB free")
@@ -97,11 +97,15 @@ def look_at_size(found: Findings, recipe: Recipe, home: Path, parameters: int) -
         found.problem(f"training needs about {_gib(need)} GiB of {where} a process, {_gib(have)} are there", remedy=remedy)
 
 
+def weight_copies(training: TrainingSettings) -> int:
+    """How often training holds as much as the weights; an adapter weighs next to nothing."""
+    return 1 if training.lora else _COPIES[training.optimizer]
+
+
 def disk_bytes(recipe: Recipe, parameters: int) -> int:
     """θ_0, what SFT makes of it, what every iteration keeps, and a checkpoint with the optimiser's moments."""
     kept = sum(_kept(recipe.at(iteration).training) for iteration in range(len(recipe.iterations)))
-    copies = 1 if recipe.training.lora else COPIES[recipe.training.optimizer]
-    return parameters * _FP32_BYTES * (1 + bool(recipe.sft) + kept + copies)
+    return parameters * _FP32_BYTES * (1 + bool(recipe.sft) + kept + weight_copies(recipe.training))
 
 
 def _kept(training: TrainingSettings) -> int:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from spin_core.contracts.tables import read_rows
+from spin_core.contracts.tables import read_rows, texts_by_row
 from spin_core.runtime.errors import BadInput
 from spin_core.runtime.process import job_main
 from spin_core.runtime.progress import Progress, print_event
@@ -118,7 +118,7 @@ def preference(choice: Mapping[str, Any]) -> float | None:
 def _work(job: dict[str, Any]) -> None:
     judge = Judge(job["settings"], os.environ.get("JUDGE_KEY", ""))
     for split, shards in job["new"].items():
-        new, old = _answers(shards), _answers(job["old"][split])
+        new, old = (texts_by_row(map(Path, listed)) for listed in (shards, job["old"][split]))
         rows = [
             row for row in read_rows(Path(job["prompts"]) / f"{split}.parquet", ["row_id", "real"]) if row["row_id"] in new.keys() & old
         ]
@@ -139,11 +139,6 @@ def won(as_a: float | None, as_b: float | None) -> float | None:
     """The mean of both orders: the preference for A where the new answer is A, and against it where it is B."""
     known = [*([] if as_a is None else [as_a]), *([] if as_b is None else [1.0 - as_b])]
     return sum(known) / len(known) if known else None
-
-
-def _answers(shards: Sequence[str]) -> dict[str, str]:
-    rows = (row for shard in shards for row in read_rows(Path(shard) / "shard.parquet", ["row_id", "generated", "finish_reason"]))
-    return {row["row_id"]: row["generated"] for row in rows if row["finish_reason"] in {"stop", "length"}}
 
 
 if __name__ == "__main__":

@@ -13,12 +13,13 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
-from spin_core.contracts.checks import check_answer
+from spin_core.contracts.checks import scorer
 from spin_core.contracts.rows import Message
 from spin_core.runtime.errors import BadInput
 
 GROUP = "spinflow.evaluators"
 Needs = Literal["answers", "scores"]
+Score = Callable[[str], float | None]  # how good an answer to one row is; None where that cannot be told
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Checks:
         """See `Evaluator`."""
         if not any(row.check for row in rows):
             return {}
-        return _of_answers("checks", "greedy", "share", rows, lambda row, text: check_answer(row.check, text) if row.check else None)
+        return _of_answers("checks", "greedy", "share", rows, lambda row: scorer(row.check) if row.check else _silent)
 
 
 class Lengths:
@@ -124,15 +125,18 @@ class Custom:
         """See `Evaluator`. Raises BadInput where the function is not there, raises, or gives something else than a number."""
         function = self.function()
 
-        def score(row: Row, text: str) -> float | None:
-            try:
-                found = function(row.prompt, text, row.real)
-                return None if found is None else float(found)
-            except Exception as error:
-                what = f"{type(error).__name__}: {error}"
-                raise BadInput(f"evaluation.custom: {self._place} failed on the answer {text[:60]!r}: {what}") from error
+        def of_row(row: Row) -> Score:
+            def score(text: str) -> float | None:
+                try:
+                    found = function(row.prompt, text, row.real)
+                    return None if found is None else float(found)
+                except Exception as error:
+                    what = f"{type(error).__name__}: {error}"
+                    raise BadInput(f"evaluation.custom: {self._place} failed on the answer {text[:60]!r}: {what}") from error
 
-        return _of_answers(self._name, f"{self._name}_greedy", "score", rows, score)
+            return score
+
+        return _of_answers(self._name, f"{self._name}_greedy", "score", rows, of_row)
 
     def function(self) -> Callable[..., Any]:
         """The user's. Raises BadInput."""
@@ -146,12 +150,20 @@ class Custom:
         return function
 
 
+def _silent(text: str) -> None:
+    """Of a row without a check."""
+
+
 def _of_answers(
-    name: str, greedy: str, unit: Literal["share", "score"], rows: Sequence[Row], score: Callable[[Row, str], float | None]
+    name: str, greedy: str, unit: Literal["share", "score"], rows: Sequence[Row], of_row: Callable[[Row], Score]
 ) -> dict[str, Figure]:
-    found = {name: Figure([_mean([score(row, answer.text) for answer in row.answers]) for row in rows], unit, "higher")}
+    """Two figures of what is asked once a row: the mean over its answers, and of its greedy one where there are any."""
+    scores = [*map(of_row, rows)]
+    drawn = [_mean([score(answer.text) for answer in row.answers]) for row, score in zip(rows, scores, strict=True)]
+    found = {name: Figure(drawn, unit, "higher")}
     if any(row.greedy for row in rows):
-        found[greedy] = Figure([_mean([score(row, row.greedy.text)]) if row.greedy else None for row in rows], unit, "higher")
+        best = [_mean([score(row.greedy.text)]) if row.greedy else None for row, score in zip(rows, scores, strict=True)]
+        found[greedy] = Figure(best, unit, "higher")
     return found
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from spin_core.contracts.rows import GREEDY, PAIRS_OF, SCORES_OF
-from spin_core.contracts.tables import read_rows
+from spin_core.contracts.tables import read_answers, read_rows
 from spin_core.judging.evaluators import Answer, Row, evaluator
 from spin_core.judging.figures import write_figures
 from spin_core.runtime.process import job_main
 from spin_core.scoring.scores import read_scores
 
-_ANSWER = ["row_id", "sample", "generated", "generated_ids", "finish_reason", "logp"]
+_ANSWER = ["sample", "generated", "generated_ids", "logp"]
 
 
 def _work(job: dict[str, Any]) -> None:
@@ -38,9 +38,8 @@ def _scored(job: dict[str, Any], split: str) -> tuple[list[str], list[Row]]:
 def _answered(job: dict[str, Any], split: str, shards: Sequence[str]) -> tuple[list[str], list[Row]]:
     """The rows that were answered at least once, in the order of the prompts."""
     given: dict[str, list[dict[str, Any]]] = {}
-    for answer in (answer for shard in shards for answer in read_rows(Path(shard) / "shard.parquet", _ANSWER)):
-        if answer["finish_reason"] in {"stop", "length"}:
-            given.setdefault(answer["row_id"], []).append(answer)
+    for answer in read_answers(map(Path, shards), _ANSWER):
+        given.setdefault(answer["row_id"], []).append(answer)
     asked = [row for row in read_rows(Path(job["prompts"]) / f"{split}.parquet", ["row_id", "real", "check"]) if row["row_id"] in given]
     return [row["row_id"] for row in asked], [_row(row, given[row["row_id"]]) for row in asked]
 

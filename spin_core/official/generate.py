@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from spin_core.contracts.rows import PROMPTS, row_id
+from spin_core.contracts.rows import ANSWERED, PROMPTS, row_id
 from spin_core.contracts.tables import read_rows, write_rows
 from spin_core.encoding.stage import Encode
 from spin_core.generation.pool import EnginePool
@@ -141,7 +141,7 @@ def _lines(prompts: Ref, encoded: Ref, answers: list[Ref]) -> Iterator[dict[str,
     real_ids = {row["row_id"]: row["real_ids"] for row in read_rows(encoded.path / "train.parquet", ["row_id", "real_ids"])}
     for shard in answers:
         for answer in read_rows(shard.path / "shard.parquet"):
-            if answer["finish_reason"] in {"stop", "length"} and answer["generated_ids"]:
+            if answer["finish_reason"] in ANSWERED and answer["generated_ids"]:
                 real = talks[answer["row_id"]]
                 yield {
                     "real": real,

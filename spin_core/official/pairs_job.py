@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from spin_core.contracts.rows import IDS, PAIRS, TRAIN_FILE, row_id
+from spin_core.contracts.rows import ANSWERED, IDS, PAIRS, TRAIN_FILE, row_id
 from spin_core.contracts.tables import TableWriter
 from spin_core.encoding.chat import Encoded, Refused, Renderer
 from spin_core.encoding.ends import folder_vocabulary
@@ -110,7 +110,7 @@ class _Maker:
                 reason = f"{name} has entries that are no token of this model (it has {self._vocabulary:,})"
                 return Refused("with tokens of another model", reason, "train the model that the pairs were sampled with")
         finish = raw.get("finish_reason")
-        return ids | {"finish_reason": finish if finish in {"stop", "length"} else self._finish(ids["generated_ids"])}
+        return ids | {"finish_reason": finish if finish in ANSWERED else self._finish(ids["generated_ids"])}
 
     def _finish(self, ids: list[int]) -> str:
         return "stop" if ids[-1] in self.ends.ids else "length"

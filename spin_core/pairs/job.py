@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from spin_core.contracts.rows import HELD_OUT, PAIRS, PAIRS_OF, TRAIN_FILE
+from spin_core.contracts.rows import ANSWERED, HELD_OUT, PAIRS, PAIRS_OF, TRAIN_FILE
 from spin_core.contracts.tables import TableWriter, count_rows, iter_tables, last_content, read_rows, same_lists, with_last_content
 from spin_core.encoding.ends import Ends, ended_N, read_ends, without_end
 from spin_core.pairs.shortcuts import Shortcuts, speller
@@ -29,7 +29,7 @@ from spin_core.runtime.progress import Progress, print_event
 
 _BLOCK = 4096  # rows that are joined at once
 _EVENT_EVERY_S = 0.5
-_WHOLE = pa.array(["stop", "length"])
+_WHOLE = pa.array(ANSWERED)
 
 
 def _work(job: dict[str, Any]) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from spin_core.campaign.ledger import Ledger, Turn
-from spin_core.campaign.rules import Outcome, best_player
+from spin_core.campaign.ledger import Turn
+from spin_core.campaign.rules import best_of
 from spin_core.evaluation.figures import Judged, alone, gained, judged_on, kinds
 from spin_core.recipe import Recipe
-from spin_core.report.results import HIDDEN, shown, title
+from spin_core.report.results import HIDDEN, played_turns, shown, title
 from spin_core.runtime.errors import BadInput
 from spin_core.store import Store
 
@@ -50,10 +50,10 @@ def _cells(figures: Mapping[str, Any], what: Mapping[str, Any], *, sign: bool = 
 
 
 def _best(store: Store, recipe: Recipe) -> tuple[int, Judged]:
-    turns = [turn for turn in Ledger(store, recipe.name).turns() if turn.whole]
+    turns = played_turns(store, recipe)
     if not turns:
         raise BadInput(f"campaign {recipe.name} has no finished iteration in {store.home}", remedy="run it first, or give its --home")
-    best = best_player([*map(Outcome.of, turns)], recipe.stop)
+    best = best_of(turns, recipe.stop)
     return best, judged_on("test", _judged(turns, best))
 
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from spin_core.campaign.ledger import Turn
 from spin_core.contracts.tables import read_rows
+from spin_core.evaluation.intervals import Interval
 from spin_core.recipe import Recipe
 from spin_core.report.results import LEGEND, played_turns, rows_for, verdict, warnings_of
 from spin_core.report.table import shortcuts_line, stage_rows
@@ -89,7 +90,7 @@ def _held_out(turns: list[Turn]) -> Figure:
     labels = [f"θ_{number}" for number in range(len(players))]
     for axis, name in zip(figure.subplots(1, len(names)), names, strict=True):
         found = [player[name] for player in players]
-        half = [0.0 if one["low"] is None else (one["high"] - one["low"]) / 2 for one in found]
+        half = [Interval(**one).half or 0.0 for one in found]
         axis.bar(labels, [one["value"] for one in found], yerr=half, color="#4472a8", width=0.6, capsize=3)
         axis.set_title(_HELD_OUT[name], fontsize=10)
         axis.tick_params(labelsize=8)

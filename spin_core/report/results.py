@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import takewhile
 from typing import Any
 
 from spin_core.campaign.ledger import Ledger, Turn
 from spin_core.campaign.rules import Outcome, best_player, deciding, gain_of, made_it_worse, metric_of
+from spin_core.evaluation.intervals import Interval
 from spin_core.recipe import Recipe, StopSettings
 from spin_core.store import Store
 
@@ -24,7 +24,7 @@ Figure = Mapping[str, Any]
 
 def played_turns(store: Store, recipe: Recipe) -> list[Turn]:
     """The campaign's turns whose results are there, in order."""
-    return [*takewhile(lambda turn: turn.whole, Ledger(store, recipe.name).turns())]
+    return Ledger(store, recipe.name).whole_turns()
 
 
 def rows_for(turns: Sequence[Turn], stop: StopSettings) -> list[dict[str, str]]:
@@ -60,9 +60,8 @@ def shown(figure: Figure, unit: str, *, plain: bool = False, sign: bool = False)
     """A figure for a table of 80 columns, with ± half its interval's width unless it is to be `plain`."""
     scale, digits = _scale(unit)
     text = f"{figure['value'] * scale:{'+' if sign else ''}.{digits}f}{'%' if unit == 'share' and not sign else ''}"
-    if plain or figure["low"] is None:
-        return text
-    return f"{text} ±{(figure['high'] - figure['low']) / 2 * scale:.{min(digits, 2)}f}"
+    half = Interval(**figure).half
+    return text if plain or half is None else f"{text} ±{half * scale:.{min(digits, 2)}f}"
 
 
 def _scale(unit: str) -> tuple[int, int]:
@@ -93,7 +92,8 @@ def verdict(turns: Sequence[Turn], stop: StopSettings) -> list[str]:
         over = turns[best - 1].metrics
         found = over["splits"]["test"]["over_start"].get(metric)
         by = f": {_moved(found, over['figures'][metric], metric)} over θ_0" if found else ""
-        lines = [f"θ_{best} is best{by}{'' if _told(found) else ', which chance could be'}"]
+        sure = not found or found["low"] is None or _told(found["low"], found["high"])
+        lines = [f"θ_{best} is best{by}{'' if sure else ', which chance could be'}"]
     else:
         lines = ["θ_0 is best: no iteration has made it better"]
     lines[0] += f" (chosen by {metric} on the {'validation' if deciding(turns[-1].metrics) == 'validation' else 'held-out'} rows)"
@@ -109,7 +109,7 @@ def _of_turn(turn: Turn, outcome: Outcome, stop: StopSettings) -> str:
         says = "worse, and not gone on with" if stop.on_worse != "go_on" else "worse"
     else:
         gain = gain_of(turn.metrics, stop, "test")
-        told = gain.low is not None and gain.high is not None and (gain.low > 0 or gain.high < 0)
+        told = _told(gain.low, gain.high)
         says = f"no difference in {title(metric)} can be told" if not told else "better" if gain.value > 0 else "worse"
     return f"θ_{turn.iteration + 1} against θ_{turn.opponent}: {moved}: {says}"
 
@@ -118,13 +118,14 @@ def _moved(figure: Figure, kind: Mapping[str, Any], name: str) -> str:
     """A difference in words: of shares in points."""
     scale, digits = _scale(kind["unit"])
     text = f"{title(name)} {figure['value'] * scale:+.{digits}f}"
-    if figure["low"] is not None:
-        text += f" ± {(figure['high'] - figure['low']) / 2 * scale:.{digits}f}"
+    if (half := Interval(**figure).half) is not None:
+        text += f" ± {half * scale:.{digits}f}"
     return f"{text} points" if kind["unit"] == "share" else text
 
 
-def _told(figure: Figure | None) -> bool:
-    return figure is None or figure["low"] is None or figure["low"] > 0 or figure["high"] < 0
+def _told(low: float | None, high: float | None) -> bool:
+    """Whether an interval leaves zero out."""
+    return low is not None and high is not None and (low > 0 or high < 0)
 
 
 def warnings_of(turns: Sequence[Turn]) -> list[str]:

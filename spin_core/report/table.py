@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spin_core.campaign.ledger import Turn, model_of
-from spin_core.campaign.rules import Outcome, best_player
+from spin_core.campaign.rules import best_of
 from spin_core.contracts.tables import read_rows
 from spin_core.generation.stage import busy_seconds
 from spin_core.recipe import Recipe
@@ -79,7 +79,7 @@ def show(store: Store, recipe: Recipe, console: Console) -> None:
     for row in read_rows(turns[-1].ref("evaluation").path / "samples.parquet"):
         samples.add_row(*(_short(row[key]) for key in ("prompt", "real", "before", "after")))
     console.print(samples)
-    best = best_player([*map(Outcome.of, turns)], recipe.stop)
+    best = best_of(turns, recipe.stop)
     console.print(f"best model: {model_of(turns, best).path}", soft_wrap=True)
 
 

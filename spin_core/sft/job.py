@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, EarlyStoppingCallback, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, EarlyStoppingCallback
 from trl import SFTConfig, SFTTrainer
 
 from spin_core.contracts.tables import id_lists
@@ -21,6 +21,7 @@ from spin_core.runtime.process import die_with_parent, job_main
 from spin_core.runtime.progress import Progress, print_event
 from spin_core.training.files import complete, last_whole_checkpoint
 from spin_core.training.sharding import autocast_in_forward, save_whole
+from spin_core.training.trainer import MetricsLog
 
 _NOT_LEARNED = -100  # transformers' mark in labels
 
@@ -51,18 +52,8 @@ def batch_of(rows_per_step: int, longest: int, tokens: int, world: int) -> tuple
     return batch, share // batch
 
 
-class _Log(TrainerCallback):  # type: ignore[misc]
+class _Log(MetricsLog):
     """sft.jsonl, a line a step and one a validation, and progress for the parent."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """What a killed run did after its last checkpoint is done again."""
-        if state.is_world_process_zero:
-            lines = self._path.read_text().splitlines() if self._path.exists() else []
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= state.global_step]
-            self._path.write_text("".join(f"{line}\n" for line in kept))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """A line."""
@@ -70,7 +61,7 @@ class _Log(TrainerCallback):  # type: ignore[misc]
             return
         line = {"step": state.global_step} | {name: logs[name] for name in ("epoch", "loss", "eval_loss", "learning_rate") if name in logs}
         line["epoch"] = line.get("epoch", state.epoch or 0.0)
-        with self._path.open("a") as handle:
+        with self.path.open("a") as handle:
             handle.write(json.dumps(line) + "\n")
         note = f"validation NLL {line['eval_loss']:.3f}" if "eval_loss" in line else f"loss {line['loss']:.3f}"
         print_event(Progress("warm start", state.global_step, state.max_steps, "steps", note))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -34,3 +35,15 @@ def complete(source: Path, out: Path) -> None:
             and "index.json" not in file.name
         ):
             shutil.copy(file, out / file.name)
+
+
+def lines_until(log: Path, step: int) -> list[dict[str, Any]]:
+    """The lines of a training's log up to a step. A kill can leave half a line at the end, which is none."""
+    text = log.read_text() if log.exists() else ""
+    lines = map(json.loads, text[: text.rfind("\n") + 1].splitlines())
+    return [line for line in lines if line["step"] <= step]
+
+
+def cut_after(log: Path, step: int) -> None:
+    """Drops the lines of steps that a killed run did after its last checkpoint: they will be done again."""
+    log.write_text("".join(f"{json.dumps(line)}\n" for line in lines_until(log, step)))

@@ -20,6 +20,7 @@ from spin_core.lm.meter import Work, cost_of, peak_flops, peak_memory_gb
 from spin_core.lm.packing import Packed, pack
 from spin_core.runtime.errors import SpinflowError
 from spin_core.runtime.progress import Progress, print_event
+from spin_core.training.files import cut_after
 from spin_core.training.objectives import Objective, Pairs
 from spin_core.training.plan import Plan
 from spin_core.training.schedule import Schedule
@@ -142,6 +143,12 @@ def score_answers_in_forward(model: Any) -> None:
     model.forward = lambda **tensors: answer_logps(model, Packed(**tensors))
 
 
+def pairs_under(model: Any, inputs: dict[str, Any]) -> Pairs:
+    """What `collate_pairs` made, with the log-probs of both answers under the model."""
+    answers_B = model(**{name: inputs[name] for name in Packed.__dataclass_fields__})
+    return Pairs(*answers_B.chunk(2), **{name: inputs[name] for name in Pairs.__dataclass_fields__ if name in inputs})
+
+
 class SpinTrainer(PlannedTrainer):
     """The packed backend."""
 
@@ -154,12 +161,11 @@ class SpinTrainer(PlannedTrainer):
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """Sum of the micro-batch's losses over the step's pairs."""
         # through the wrapped model's own call, so that DDP's gradient hooks and accelerate's autocast apply
-        real_B, generated_B = model(**{name: inputs[name] for name in Packed.__dataclass_fields__}).chunk(2)
-        pairs = Pairs(real_B, generated_B, **{name: inputs[name] for name in Pairs.__dataclass_fields__ if name in inputs})
+        pairs = pairs_under(model, inputs)
         loss_B, metrics = self.objective.loss(pairs)
         self.check_step0(loss_B.detach(), pairs)
         counted = slice(0) if self.idle else slice(None)
-        for name, value_B in {"loss": loss_B, **metrics, "logps/real": real_B, "logps/generated": generated_B}.items():
+        for name, value_B in {"loss": loss_B, **metrics, "logps/real": pairs.real_B, "logps/generated": pairs.generated_B}.items():
             self._sums[name] += value_B.detach()[counted].sum()
         if self.idle:
             return 0.0 * loss_B.sum()
@@ -184,10 +190,7 @@ class MetricsLog(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Drops the lines of steps that a killed run did after its last checkpoint: they will be done again."""
         if state.is_world_process_zero:
-            text = self.path.read_text() if self.path.exists() else ""
-            lines = text[: text.rfind("\n") + 1].splitlines()  # a kill can leave half a line at the end
-            kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
-            self.path.write_text("".join(f"{line}\n" for line in kept))
+            cut_after(self.path, state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """One line a logged step."""

@@ -12,13 +12,10 @@ import torch
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from spin_core.lm.packing import Packed
 from spin_core.runtime.progress import Progress, print_event
 from spin_core.training.epochs import keep_model
-from spin_core.training.objectives import Pairs
-from spin_core.training.trainer import PlannedTrainer, collate_pairs
-
-LOG = "validation.jsonl"
+from spin_core.training.files import cut_after, lines_until
+from spin_core.training.trainer import PlannedTrainer, collate_pairs, pairs_under
 
 
 class Validation(TrainerCallback):  # type: ignore[misc]
@@ -30,7 +27,7 @@ class Validation(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(self, trainer: PlannedTrainer, rows: Dataset, work: Path, settings: dict[str, Any]) -> None:
-        self._trainer, self._rows, self._work = trainer, rows, work
+        self._trainer, self._rows, self._log = trainer, rows, work / "validation.jsonl"
         self._every, self._patience, self._lora = settings["validate_steps"], settings["early_stop"], bool(settings["lora"])
         self._tokens = settings["tokens_per_micro_batch"]
         self._folder = work / "best"
@@ -38,19 +35,18 @@ class Validation(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Drops the looks that a killed run did after its last checkpoint: they will be done again."""
         if state.is_world_process_zero:
-            kept = [look for look in self.looks() if look["step"] <= state.global_step]
-            (self._work / LOG).write_text("".join(f"{json.dumps(look)}\n" for look in kept))
+            cut_after(self._log, state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """On every device, and before the step's checkpoint."""
         if state.global_step % self._every and state.global_step != state.max_steps:
             return
         look = {"step": state.global_step} | self._look()
-        looks = [found for found in self.looks() if found["step"] < state.global_step]
+        looks = lines_until(self._log, state.global_step - 1)
         best = min((found["loss"] for found in looks), default=float("inf"))
         self._trainer.accelerator.wait_for_everyone()  # all have read
         if state.is_world_process_zero:
-            (self._work / LOG).write_text("".join(f"{json.dumps(found)}\n" for found in (*looks, look)))
+            self._log.write_text("".join(f"{json.dumps(found)}\n" for found in (*looks, look)))
             note = f"validation loss {look['loss']:.3f}, accuracy {look['accuracy']:.1%}"
             print_event(Progress("training", state.global_step, state.max_steps, "steps", note))
         if self._patience is None:
@@ -61,21 +57,13 @@ class Validation(TrainerCallback):  # type: ignore[misc]
         if behind >= self._patience:
             control.should_training_stop = True
 
-    def looks(self) -> list[dict[str, Any]]:
-        """So far."""
-        file = self._work / LOG
-        lines = file.read_text().splitlines() if file.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("}")]
-
     def _look(self) -> dict[str, float]:
         trainer, sums, count = self._trainer, {"loss": 0.0, "margin": 0.0, "accuracy": 0.0}, 0
         trainer.model_wrapped.eval()
         for batch in self._batches():
             given = {name: value.to(trainer.args.device) if hasattr(value, "to") else value for name, value in collate_pairs(batch).items()}
             with torch.no_grad():
-                answers = trainer.model_wrapped(**{name: given[name] for name in Packed.__dataclass_fields__})
-            pairs = Pairs(*answers.chunk(2), **{name: given[name] for name in Pairs.__dataclass_fields__ if name in given})
-            loss_B, metrics = trainer.objective.loss(pairs)
+                loss_B, metrics = trainer.objective.loss(pairs_under(trainer.model_wrapped, given))
             sums["loss"] += float(loss_B.sum())
             sums["margin"] += float(metrics["rewards/margins"].sum())
             sums["accuracy"] += float(metrics["rewards/accuracies"].sum())
@@ -98,7 +86,7 @@ class Validation(TrainerCallback):  # type: ignore[misc]
 
     def finish(self, out: Path) -> None:
         """Leaves the looks in the artifact, and the best one's model in place of the last where training was to end early."""
-        if (self._work / LOG).exists():
-            shutil.copy(self._work / LOG, out / LOG)
+        if self._log.exists():
+            shutil.copy(self._log, out)
         if self._patience is not None and self._folder.exists():
             shutil.copytree(self._folder, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("training_args.bin"))

@@ -27,28 +27,27 @@ from spin_core.runtime.launcher import Launcher
 from spin_core.store import Ref, Spec, Store
 from tests.stages import import_model
 
-CHOICES = """
-task: letters
+HEAD = """
+task: {task}
 dataset_path: json
 dataset_kwargs: {{data_files: {{test: {data}}}}}
 test_split: test
+doc_to_text: "{{{{question}}}}"
+"""
+KINDS = {
+    "letters": """
 output_type: multiple_choice
-doc_to_text: "{{{{question}}}}"
-doc_to_choice: "{{{{options}}}}"
-doc_to_target: "{{{{right}}}}"
-metric_list: [{{metric: acc}}, {{metric: acc_norm}}]
-"""
-WRITTEN = """
-task: words
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {data}}}}}
-test_split: test
+doc_to_choice: "{{options}}"
+doc_to_target: "{{right}}"
+metric_list: [{metric: acc}, {metric: acc_norm}]
+""",
+    "words": """
 output_type: generate_until
-doc_to_text: "{{{{question}}}}"
-doc_to_target: "{{{{options[right]}}}}"
-generation_kwargs: {{until: ["\\n"], max_gen_toks: 6, do_sample: false}}
-metric_list: [{{metric: exact_match}}]
-"""
+doc_to_target: "{{options[right]}}"
+generation_kwargs: {until: ["\\n"], max_gen_toks: 6, do_sample: false}
+metric_list: [{metric: exact_match}]
+""",
+}
 BY_HAND = """
 import json, sys
 from lm_eval import simple_evaluate
@@ -66,8 +65,8 @@ def tasks(tmp_path: Path) -> Path:
     folder.mkdir()
     rows = [{"question": f"After {n} comes", "options": [f" {n + 1}", f" {n + 7}", " nothing"], "right": n % 3} for n in range(30)]
     (folder / "rows.json").write_text("\n".join(map(json.dumps, rows)))
-    for name, text in (("letters", CHOICES), ("words", WRITTEN)):
-        (folder / f"{name}.yaml").write_text(text.format(data=folder / "rows.json"))
+    for name, kind in KINDS.items():
+        (folder / f"{name}.yaml").write_text(HEAD.format(task=name, data=folder / "rows.json") + kind)
     return folder
 
 

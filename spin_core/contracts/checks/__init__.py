@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from spin_core.contracts.checks import libraries, plain
@@ -27,10 +27,16 @@ def validate(check: object) -> dict[str, Any]:
     return fields
 
 
-def check_answer(check: Mapping[str, Any], answer: str) -> float:
-    """How right an answer is, 0 … 1. Raises BadCheck where the check itself is not."""
+def scorer(check: Mapping[str, Any]) -> Callable[[str], float]:
+    """What says how right an answer is, 0 … 1. Raises BadCheck where the check itself is not."""
     fields = validate(check)
-    return float(KINDS[fields["kind"]].right(fields["value"], answer))
+    right, value = KINDS[fields["kind"]].right, fields["value"]
+    return lambda answer: float(right(value, answer))
 
 
-__all__ = ["KINDS", "BadCheck", "Kind", "check_answer", "validate"]
+def check_answer(check: Mapping[str, Any], answer: str) -> float:
+    """How right one answer is, see `scorer`."""
+    return scorer(check)(answer)
+
+
+__all__ = ["KINDS", "BadCheck", "Kind", "check_answer", "scorer", "validate"]
