@@ -109,9 +109,13 @@ class Ledger:
         if on_hub(data.name):
             commit = pin(f"data {data.name}@{data.revision or ''}", lambda: resolve("data", data.name, data.revision))
             data = data.model_copy(update={"revision": commit})
+        started = recipe.start_pairs
+        if started and on_hub(started.name):
+            commit = pin(f"data {started.name}@{started.revision or ''}", lambda: resolve("data", started.name, started.revision))
+            started = started.model_copy(update={"revision": commit})
         if begin and pins != known:
             self._write(content)
-        return recipe.model_copy(update={"model": model, "data": data})
+        return recipe.model_copy(update={"model": model, "data": data, "start_pairs": started})
 
     def pin_as(self, other: Ledger) -> None:
         """Takes over the commits that another campaign began with."""

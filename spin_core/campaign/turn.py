@@ -13,6 +13,7 @@ from spin_core.generation.stage import Shard, shards
 from spin_core.judging.duel import Duel
 from spin_core.judging.harness import Harness
 from spin_core.judging.stage import Judge
+from spin_core.pairs.published import Published
 from spin_core.pairs.stage import Gather
 from spin_core.players.stage import Import
 from spin_core.recipe import Recipe
@@ -56,6 +57,10 @@ class TurnStages:
     def encoded(self, start: Ref, prompts: Ref) -> Encode:
         """Their token ids."""
         return Encode.of(self.recipe, start, prompts)
+
+    def published(self, start: Ref, encoded: Ref) -> Published | None:
+        """The pairs of the iteration before the first, where the recipe goes on from a published one."""
+        return Published.of(self.recipe, start, encoded, self.home)
 
     def warm(self, base: Ref, encoded: Ref) -> Warm | None:
         """θ_0 made of the base model by SFT, where the recipe wants it."""

@@ -53,7 +53,7 @@ class Played:
     """A campaign so far: θ_0, θ_1, …, and each iteration's own pairs with those that it carried."""
 
     players: tuple[Player, ...] = ()
-    pairs: tuple[Ref, ...] = ()
+    pairs: tuple[Ref, ...] = ()  # published ones that the campaign began with come first
     made: Mapping[str, Ref | Shards] = field(default_factory=dict)  # of the last iteration, for the ledger
 
 
@@ -68,6 +68,9 @@ def walk(turn: TurnStages, on: Builder, before: Played, opponent: int) -> Played
     prompts = do("prompts", turn.prompts())  # bad data is found sooner than a model is loaded
     start = do("base" if turn.recipe.sft else "start", turn.start())
     encoded = do("encoded", turn.encoded(start, prompts))
+    earlier = before.pairs
+    if not earlier and (published := turn.published(start, encoded)):
+        earlier = (do("start_pairs", published),)
     if warm := turn.warm(start, encoded):
         start = do("start", warm)
     old = before.players[opponent] if before.players else _answered(turn, on, 0, start, encoded)
@@ -75,7 +78,7 @@ def walk(turn: TurnStages, on: Builder, before: Played, opponent: int) -> Played
 
     train = on.sample("train_shards", turn.train_shards(old.model, encoded))
     on.free_devices()
-    pairs = do("pairs", turn.pairs(prompts, encoded, train, old.answers, before.pairs))
+    pairs = do("pairs", turn.pairs(prompts, encoded, train, old.answers, earlier))
     reference = do("reference", turn.reference(origin, old.model, pairs))
     held_out = reference if origin == old.model else do("held_out", turn.held_out(old.model, pairs))
     trained = do("trained" if turn.chooses else "model", turn.player(origin, pairs, reference))
@@ -97,7 +100,7 @@ def walk(turn: TurnStages, on: Builder, before: Played, opponent: int) -> Played
     for name, player in (("", old), ("new_", new)):
         for split in player.answers:
             made |= {f"{name}{split}_shards": player.answers[split], f"{name}more_{split}_shards": player.more[split]}
-    return Played((*players, new), (*before.pairs, pairs), made)
+    return Played((*players, new), (*earlier, pairs), made)
 
 
 def _answered(turn: TurnStages, on: Builder, number: int, model: Ref, encoded: Ref, name: str = "") -> Player:

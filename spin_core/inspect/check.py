@@ -21,6 +21,7 @@ from spin_core.generation.vllm_server import engine_arguments, installed
 from spin_core.inspect.findings import Findings
 from spin_core.inspect.surroundings import look_around, look_at_size, require_home
 from spin_core.judging.evaluators import known
+from spin_core.pairs.published import Published
 from spin_core.players.files import read_json
 from spin_core.players.limits import positions, require_positions
 from spin_core.players.stage import Import
@@ -62,6 +63,10 @@ def _look_at_stages(found: Findings, store: Store, recipe: Recipe, console: Cons
         found.fact("a turn ends in", _ends(read_ends(encoded.path)))
         for warning in facts["warnings"]:
             found.fact("mind", warning)
+        if published := Published.of(fitting, model, encoded, store.home):
+            made = found.attempt(lambda: on.build(published))
+            if made:
+                found.fact("published pairs", made.facts["message"])
     if model:
         _ask_engine(found, on, fitting, model)
         loaded = _loaded(found, store, recipe, model, encoded)

@@ -10,14 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
 from spin_core.contracts.tables import count_rows, split_files
 from spin_core.encoding.stage import Encode
-from spin_core.inspect.rates import GPUS, Rates, measured, of_table, parse_gpus, weights_of
+from spin_core.inspect.rates import GPUS, Rates, measured, of_table, parse_gpus, row_tokens, weights_of
 from spin_core.inspect.surroundings import SHARES_WEIGHTS, disk_bytes, weight_copies
 from spin_core.players.files import read_json
 from spin_core.players.stage import Import
@@ -27,7 +25,8 @@ from spin_core.runtime.launcher import Launcher
 from spin_core.sources.stage import Prompts
 from spin_core.store import Store
 
-_JUDGE_S = 1.5  # an evaluator's child, which loads no model
+_JUDGE_S = 1.0  # an evaluator's child, which loads no model
+_FLOW_S = 15.0  # Prefect's start and end
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,7 @@ class Lengths:
     real: float
     sampled: float  # of earlier runs on these rows, or as long as the human answers
     seen: bool  # whether it is of earlier runs
+    prepared_s: float  # what importing the model and reading the rows took
 
     @property
     def held_out(self) -> int:
@@ -75,30 +75,35 @@ class Plan:
     def lines(self) -> Iterator[Line]:
         """In the order in which they run; what takes seconds whatever the size is left out."""
         child, rows = self._rates.child_s, self._lengths.rows
-        yield Line(None, "import, tokenise", f"{sum(rows.values()):,} rows", 2 * child)
+        yield Line(None, "import, tokenise", f"{sum(rows.values()):,} rows, done by now", self._lengths.prepared_s)
         if sft := self._recipe.sft:
             tokens = rows["train"] * (self._lengths.prompt + self._lengths.real) * sft.epochs
             work = f"{sft.epochs} epochs of {rows['train']:,} rows, {_count(tokens)} tokens"
-            yield Line(None, "warm start", work, child + 6.0 * self._parameters * tokens / self._rates.training)
+            speed = self._rates.sft or self._rates.training
+            yield Line(None, "warm start", work, child + 6.0 * self._parameters * tokens / speed)
         for iteration in range(len(self._recipe.iterations)):
             yield from self._iteration(iteration)
+        yield Line(None, "between them", "looking up, starting, ending", _FLOW_S + self._rates.between_s * len(self._recipe.iterations))
 
     def _iteration(self, iteration: int) -> Iterator[Line]:
         recipe, lengths, rates = self._recipe.at(iteration), self._lengths, self._rates
         weights, child, training = self._parameters, rates.child_s, recipe.training
         samples = recipe.generation.samples_per_prompt
-        answers = recipe.evaluation.samples + recipe.evaluation.greedy
-        held_out = lengths.held_out * answers
+        asked = recipe.evaluation
+        players = 2 if not iteration else 1  # θ_0's held-out answers are sampled in the first
         new = lengths.rows["train"] * samples
-        sampled = new + held_out * (2 if not iteration else 1)  # θ_0's held-out answers are sampled in the first
+        sampled = new + players * lengths.held_out * (asked.samples + asked.greedy)
+        requests = lengths.rows["train"] + players * lengths.held_out * (1 + (asked.samples > 1) + asked.greedy)
         tokens = sampled * lengths.sampled
         engines = 2 if not iteration else 1  # the new player's stays up for the next iteration
         start = rates.engine_s if recipe.generation.engine == "vllm" else 0.0  # the slow engine's loading is in its rate
         work = f"{sampled:,} answers, {_count(tokens)} tokens"
-        yield Line(iteration, "sample", work, engines * start + 2.0 * weights * tokens / rates.sampling)
+        computed = tokens + requests * lengths.prompt  # answers that are drawn in one request share its prompt
+        yield Line(iteration, "sample", work, engines * start + 2.0 * weights * computed / rates.sampling)
 
         own = lengths.prompt + lengths.real + samples * lengths.sampled  # a row's tree
-        before = iteration if training.start == "initial" else min(iteration, recipe.carry_over)
+        played = iteration + bool(recipe.start_pairs)
+        before = played if training.start == "initial" else min(played, recipe.carry_over)
         more = before * samples * lengths.sampled  # of earlier iterations, in the same tree
         tree = lengths.rows["train"] * (own + more)
         held = lengths.held_out * (lengths.prompt + lengths.real + lengths.sampled)
@@ -114,8 +119,7 @@ class Plan:
             models = (1 + len(training.gammas)) * (epochs if training.choose_epoch else 1) + 1
             tokens = models * lengths.rows.get("validation", 0) * (lengths.prompt + lengths.real)
             yield Line(iteration, "choose", f"{models} models", 2 * child + 2.0 * weights * tokens / rates.scoring)
-        judges = len(recipe.evaluation.evaluators) + len(recipe.evaluation.custom)
-        players = 2 if not iteration else 1
+        judges = len(asked.evaluators) + len(asked.custom)
         yield Line(iteration, "judge", f"{judges} evaluators, {players} players", judges * players * _JUDGE_S)
 
     def memory(self, gpus: int, each: float, width: int, layers: int) -> Iterator[Memory]:
@@ -149,11 +153,11 @@ def look_up(store: Store, recipe: Recipe, rates: Rates | None) -> tuple[Lengths,
     on = Launcher(store, recipe.name)
     prompts, model = on.build(Prompts(recipe.data, store.home)), on.build(Import(recipe.model, store.home))
     encoded = on.build(Encode.of(recipe, model, prompts))
-    table = pq.read_table(encoded.path / "train.parquet", columns=["prompt_ids", "real_ids"])
-    prompt, real = (float(pc.mean(pc.list_value_length(column)).as_py()) for column in table.columns)
+    prompt, real = row_tokens(encoded.path)
     rows = {split: count_rows(file) for split, file in split_files(encoded.path).items()}
     sampled = (rates.lengths if rates else {}).get(encoded.digest)
-    lengths = Lengths(rows, prompt, real, real if sampled is None else sampled, sampled is not None)
+    prepared = sum(ref.facts["seconds"] for ref in (prompts, model, encoded))
+    lengths = Lengths(rows, prompt, real, real if sampled is None else sampled, sampled is not None, prepared)
     return lengths, weights_of(model), model.path
 
 

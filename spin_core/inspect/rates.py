@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from spin_core.players.files import header, weight_files
 from spin_core.runtime.errors import BadInput
 from spin_core.store import Ref, Store
 
-_START_S = {"engine": 60.0, "child": 15.0}  # where no run has told
+_START_S = {"engine": 60.0, "child": 15.0, "between": 25.0}  # where no run has told
+_PAUSE_S = 60.0  # a longer one between two stages is one between two runs
 _NEWEST = 200  # artifacts of a kind that are looked at
 _SAMPLING, _SCORING, _TRAINING = 0.15, 0.3, 0.35  # shares of a GPU's peak: what well-filled batches reach, to within a factor of two
 
@@ -53,11 +55,13 @@ GPUS = {
 class Rates:
     """Of all devices together."""
 
-    sampling: float  # FLOP/s
+    sampling: float  # FLOP/s, of prompts and answers
     scoring: float
     training: float
     engine_s: float = _START_S["engine"]  # until an engine answers
     child_s: float = _START_S["child"]  # until a child has loaded a model
+    between_s: float = _START_S["between"]  # of an iteration in which no stage works: looking up, starting, ending
+    sft: float | None = None  # FLOP/s of a warm start, its validation with it
     source: str = ""
     lengths: dict[str, float] = field(default_factory=dict)  # tokens of a sampled answer by `encoded` digest, as far as it is known
 
@@ -97,20 +101,40 @@ def measured(store: Store) -> Rates | None:
             if model and done:
                 yield parameters(model) * done, manifest
 
+    @cache
+    def row(encoded: Ref) -> tuple[float, float]:
+        return row_tokens(encoded.path)
+
+    def sampled_tokens(manifest: dict[str, Any]) -> float | None:
+        encoded, facts = _parent(store, manifest, "encoded"), manifest["facts"]
+        return facts["tokens"] + facts["rows"] * _requests(manifest["spec"]) * row(encoded)[0] if encoded else None
+
+    def sft_tokens_per_s(manifest: dict[str, Any]) -> float | None:
+        encoded, rate = _parent(store, manifest, "encoded"), manifest["facts"].get("rows_per_s")
+        return rate * sum(row(encoded)) if rate and encoded else None
+
     scored = [*rates("reference", tokens_per_s)]
     trained = [*rates("model", tokens_per_s)]
-    shards = [*rates("shard", lambda manifest: manifest["facts"].get("tokens"))]
+    shards = [*rates("shard", sampled_tokens)]
     if not (scored and trained and shards):
         return None
     span = busy_seconds(manifest["facts"] for _, manifest in shards)
     sampling = 2.0 * sum(done for done, _ in shards) / max(span, 1e-9)
-    waits = [manifest["facts"]["seconds"] - (manifest["facts"]["ended"] - manifest["facts"]["started"]) for _, manifest in shards]
-    engine = min((wait for wait in waits if wait > 5.0), default=_START_S["engine"])
     starts = [manifest["facts"]["seconds"] - _working_s(store, manifest) for _, manifest in scored]
     child = statistics.median([start for start in starts if start > 0] or [_START_S["child"]])
     scoring, training = (statistics.median(done for done, _ in found) for found in (scored, trained))
-    source = f"{len(shards)} shards, {len(scored)} scorings and {len(trained)} trainings of this home"
-    return Rates(sampling, 2.0 * scoring, 6.0 * training, engine, child, source, _lengths(shards))
+    warm = [done for done, _ in rates("model", sft_tokens_per_s)]
+    return Rates(
+        sampling,
+        2.0 * scoring,
+        6.0 * training,
+        engine_s=_engine_s([manifest for _, manifest in shards]),
+        child_s=child,
+        between_s=_between_s(store),
+        sft=6.0 * statistics.median(warm) if warm else None,
+        source=f"{len(shards)} shards, {len(scored)} scorings and {len(trained)} trainings of this home",
+        lengths=_lengths([manifest for _, manifest in shards]),
+    )
 
 
 def _manifests(store: Store, kind: str) -> list[dict[str, Any]]:
@@ -142,10 +166,51 @@ def pair_tokens(pairs: Path) -> float:
     return float(sum(pc.sum(pc.list_value_length(column)).as_py() or 0 for column in table.columns) / max(1, table.num_rows))
 
 
-def _lengths(shards: list[tuple[float, dict[str, Any]]]) -> dict[str, float]:
+def row_tokens(encoded: Path) -> tuple[float, float]:
+    """The mean tokens of a train row's prompt, and of its human answer."""
+    table = pq.read_table(encoded / "train.parquet", columns=["prompt_ids", "real_ids"])
+    prompt, real = (float(pc.mean(pc.list_value_length(column)).as_py()) for column in table.columns)
+    return prompt, real
+
+
+def _requests(spec: dict[str, Any]) -> int:
+    """How often a shard's prompts are computed: the answers that are drawn share one request."""
+    return (1 if spec.get("samples", 1) else 0) + (1 if spec.get("greedy") else 0)
+
+
+def _engine_s(shards: list[dict[str, Any]]) -> float:
+    """What a model's first shard waited before it was sampled; later ones wait for their turn."""
+    first: dict[str, tuple[float, float]] = {}
+    for manifest in shards:
+        facts, model = manifest["facts"], next(parent["digest"] for parent in manifest["parents"] if parent["kind"] == "model")
+        found = (facts["started"], facts["seconds"] - (facts["ended"] - facts["started"]))
+        first[model] = min(first.get(model, found), found)
+    waits = [wait for _, wait in first.values() if wait > 5.0]
+    return statistics.median(waits) if waits else _START_S["engine"]
+
+
+def _between_s(store: Store) -> float:
+    """Seconds an iteration in which nothing is made, of all that was made in this home."""
+    made = [manifest for folder in (store.home / "artifacts").iterdir() for manifest in _manifests(store, folder.name)]
+    turns = sum(manifest["kind"] == "evaluation" for manifest in made)
+    return sum(pause for pause in _pauses(made) if pause < _PAUSE_S) / turns if turns else _START_S["between"]
+
+
+def _pauses(made: Sequence[dict[str, Any]]) -> Iterator[float]:
+    spans = []
+    for manifest in made:
+        end = datetime.fromisoformat(manifest["created"]).timestamp()
+        spans.append((end - manifest["facts"].get("seconds", 0.0), end))
+    latest = float("inf")
+    for start, end in sorted(spans):
+        yield max(0.0, start - latest)
+        latest = end if latest == float("inf") else max(latest, end)
+
+
+def _lengths(shards: list[dict[str, Any]]) -> dict[str, float]:
     """By `encoded` digest: tokens an answer, over all train shards of it that are there."""
     tokens: dict[str, list[float]] = {}
-    for _, manifest in shards:
+    for manifest in shards:
         if manifest["spec"]["split"] == "train":
             encoded = next(parent["digest"] for parent in manifest["parents"] if parent["kind"] == "encoded")
             samples = manifest["spec"].get("generation", {}).get("samples_per_prompt", 1)

@@ -10,20 +10,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from spin_core.contracts.rows import PAIRS, TEST_FILE, TRAIN_FILE, Message
+from spin_core.contracts.rows import PAIRS, TEST_FILE, TRAIN_FILE
 from spin_core.recipe import DataSettings
 from spin_core.runtime.errors import BadInput
-from spin_core.sources.columns import absent
 from spin_core.sources.locate import Source, locate
 from spin_core.sources.readers import Reader
-from spin_core.sources.shapes import to_talk
-from spin_core.sources.talk import BadRow, choose_turns
 from spin_core.store import Store
 from spin_core.store.files import whole
 
 FILES = {"train": TRAIN_FILE, "test": TEST_FILE}
-# what our own answers have beside the official columns: the trainer then uses the very tokens that were sampled
-TOKENS = ("prompt_ids", "real_ids", "generated_ids", "finish_reason")
 COLUMNS = pa.schema(
     [field for field in PAIRS if field.name not in {"iteration", "sample", "check"}]
 )  # ids are null where a file has text only
@@ -34,31 +29,6 @@ def open_pairs(store: Store, name: str, split: str) -> tuple[Source, Reader]:
     settings = DataSettings(name=name, split=split)
     source = locate(settings, store.home)
     return source, Reader(source, settings)
-
-
-def real_side(raw: Any) -> list[Message]:
-    """The human conversation of a row of any known shape, `chosen` of their older files included. Raises BadRow."""
-    return _side(raw, "real", "chosen")
-
-
-def generated_side(raw: Any) -> list[Message]:
-    """The conversation that ends in the model's answer."""
-    return _side(raw, "generated", "rejected")
-
-
-def _side(raw: Any, name: str, older: str) -> list[Message]:
-    if isinstance(raw, Mapping) and (name in raw or older in raw):
-        turns = raw.get(name, raw.get(older))
-        messages = [] if absent(turns) else to_talk({"messages": turns}).messages
-        if len(messages) < 2 or messages[-1]["role"] != "assistant":
-            raise BadRow(f"{name} does not end in an answer")
-        return messages
-    if name != "real":
-        raise BadRow(f"no column {name} or {older}")
-    chosen = next(choose_turns(to_talk(raw), "last"))
-    if isinstance(chosen, BadRow):
-        raise chosen
-    return chosen
 
 
 def loser_file(folder: Path, fraction: int, split: str) -> Path:

@@ -64,10 +64,11 @@ class OfficialPairs:
 
     def run(self, out: Path, on: Launcher) -> None:
         """Tokenises in a child."""
-        job: dict[str, Any] = {"model": str(self.model.path), "out": str(out), "split": self.plan.split, "max_rows": self.plan.max_rows}
         sources = self._sources
+        job: dict[str, Any] = {"model": str(self.model.path), "out": str(out), "split": self.plan.split, "max_rows": self.plan.max_rows}
+        job["rules"] = self._rules
         job["sources"] = [
             {"name": name, "share": share, "files": [str(file) for file in sources[name].files], "commit": sources[name].commit}
             for name, share in self.plan.mixer.items()
         ]
-        on.job("spin_core.official.pairs_job", job | self._rules, f"pairs-{self.spec().digest}", "tokenising the pairs")
+        on.job("spin_core.official.pairs_job", job, f"pairs-{self.spec().digest}", "tokenising the pairs")

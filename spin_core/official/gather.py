@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from spin_core.contracts.rows import row_id
 from spin_core.contracts.tables import TableWriter
-from spin_core.official.files import COLUMNS, FILES, TOKENS, generated_side, loser_file, real_side, replaced
+from spin_core.official.files import COLUMNS, FILES, loser_file, replaced
+from spin_core.pairs.reading import TOKENS, generated_side, real_side
 from spin_core.runtime.errors import BadInput
 from spin_core.runtime.progress import tell
 from spin_core.sources.json_stream import json_lines

@@ -16,7 +16,8 @@ from spin_core.contracts.tables import read_rows, write_rows
 from spin_core.encoding.stage import Encode
 from spin_core.generation.pool import EnginePool
 from spin_core.generation.stage import Shard, shards
-from spin_core.official.files import loser_file, open_pairs, real_side, write_lines
+from spin_core.official.files import loser_file, open_pairs, write_lines
+from spin_core.pairs.reading import real_side
 from spin_core.players.stage import Import
 from spin_core.recipe import Recipe
 from spin_core.runtime.errors import BadInput, ChildCrash, SpinflowError

@@ -7,6 +7,7 @@ from spin_core.recipe.schema import (
     GenerationSettings,
     ModelSettings,
     Recipe,
+    StartPairs,
 )
 from spin_core.recipe.sft import SftSettings
 from spin_core.recipe.training import TrainingSettings
@@ -20,6 +21,7 @@ __all__ = [
     "ModelSettings",
     "Recipe",
     "SftSettings",
+    "StartPairs",
     "StopSettings",
     "TrainingSettings",
     "load_recipe",

@@ -101,6 +101,20 @@ class DataSettings(Group):
     """Chooses the split."""
 
 
+class StartPairs(Group):
+    """The pairs of the iteration that `model` came out of, as UCLA-AGI/SPIN_iter0 is for UCLA-AGI/zephyr-7b-sft-full-SPIN-iter0."""
+
+    name: str = Field(min_length=1)
+    """Hub id, folder or file with the columns `real` and `generated` (or `chosen` and `rejected`). Pairs of rows that this campaign does
+    not train on are left out."""
+    revision: str | None = None
+    """Hub revision; None takes the default branch."""
+    config: str | None = None
+    """Configuration of a hub data set that has several."""
+    split: str | None = None
+    """Split of a hub data set or a folder; None takes `train` or what begins with it."""
+
+
 class GenerationSettings(Group):
     """How the opponent's answers are sampled."""
 
@@ -187,6 +201,9 @@ class Recipe(Group):
     """Campaign name: lower-case letters, digits and dashes."""
     model: ModelSettings
     data: DataSettings
+    start_pairs: StartPairs | None = None
+    """To go on from a published iteration: its model is `model`, and these pairs of it are carried over (`carry_over`) as those of an
+    iteration before the first. None: the campaign begins here."""
     sft: SftSettings | None = None
     """A warm start by SFT on the same rows, `{}` with its defaults; it makes θ_0 of a base model. None: `model` is θ_0 as it is."""
     generation: GenerationSettings = GenerationSettings()

@@ -117,13 +117,14 @@ def _train(job: dict[str, Any]) -> None:
     with args.main_process_first(local=False):
         checkpoint = last_whole_checkpoint(work)
     args.eval_on_start = checkpoint is None  # again, it would count as an epoch without a gain
-    trainer.train(resume_from_checkpoint=checkpoint)
+    took = trainer.train(resume_from_checkpoint=checkpoint).metrics["train_runtime"]
     trainer.accelerator.wait_for_everyone()
     model.config.use_cache = True
     save_whole(trainer, str(out))
     if trainer.is_world_process_zero():
         complete(Path(job["model"]), out)
-        (out / log.name).write_text(log.read_text())
+        speed = {} if checkpoint else {"rows_per_s": trainer.state.epoch * len(train) / took}  # a resumed run's time is not all of it
+        (out / log.name).write_text(log.read_text() + json.dumps({"step": trainer.state.global_step} | speed) + "\n")
 
 
 if __name__ == "__main__":

@@ -52,4 +52,5 @@ class Warm:
         best = min(curve, key=lambda epoch: (curve[epoch], epoch))
         told = ", ".join(f"{loss:.3f}" for _, loss in sorted(curve.items()))
         message = f"epoch {best} of {max(curve)}: validation NLL {told} nats a token, the first without SFT"
-        return {"epoch": best, "nll": curve[best], "nll_start": curve[0], "message": message}
+        speed = {name: lines[-1][name] for name in ("rows_per_s",) if name in lines[-1]}
+        return {"epoch": best, "nll": curve[best], "nll_start": curve[0], "message": message} | speed

@@ -178,6 +178,23 @@ def test_so_many_iterations_are_carried_over(tmp_path: Path, tiny_model: Path, d
         assert [pairs.digest for pairs in stage.carried] == ["3", "2", "1", "0"][:expected]
 
 
+def test_published_pairs_are_those_of_an_iteration_before_the_first(tmp_path: Path, tiny_model: Path) -> None:
+    """They are carried into iteration 0, and into iteration 1 where two are carried."""
+    (tmp_path / "pairs.jsonl").write_text("{}")
+    found = recipe(tiny_model, carry_over=2, iterations=[{}, {}], start_pairs={"name": str(tmp_path / "pairs.jsonl")})
+    store = Store(tmp_path / "home")
+    one = walk(TurnStages.of(found, 0, store.home), Builds(store, nll=0.1), Played(), 0)
+    two = walk(TurnStages.of(found, 1, store.home), Builds(store, nll=0.1), one, 1)
+    published = one.made["start_pairs"]
+    assert isinstance(published, Ref)
+    assert (one.pairs, "start_pairs" in two.made) == ((published, one.made["pairs"]), False)
+    for played, carried in ((one, 1), (two, 2)):
+        pairs = played.made["pairs"]
+        assert isinstance(pairs, Ref)
+        parents = [parent["digest"] for parent in pairs.manifest["parents"] if parent["kind"] == "pairs"]
+        assert (len(parents), parents[-1]) == (carried, published.digest)
+
+
 def test_after_a_worse_iteration_the_next_starts_from_the_best(tmp_path: Path, tiny_model: Path) -> None:
     """Whom it played is in its answers' names; θ_2 stays in the ledger, and its pairs are carried over as they would have been."""
     found, store = recipe(tiny_model, iterations=[{}, {}, {}]), Store(tmp_path)

@@ -25,9 +25,9 @@ from spin_core.store import Store
 store = Store(Path(sys.argv[1]))
 recipe = Recipe.model_validate(json.loads(sys.argv[2]))
 try:
-    turn = TurnStages.of(Ledger(store, recipe.name).pinned(recipe), 0, store.home)
-    on = Launcher(store)
-    print(json.dumps([on.build(stage).digest for stage in (turn.start(), turn.prompts())]))
+    pinned = Ledger(store, recipe.name).pinned(recipe)
+    turn, on = TurnStages.of(pinned, 0, store.home), Launcher(store)
+    print(json.dumps([*(on.build(stage).digest for stage in (turn.start(), turn.prompts())), pinned.start_pairs.revision]))
 except SpinflowError as error:
     print(f"error: {error}")
 """
@@ -40,7 +40,12 @@ def rows(count: int) -> bytes:
 
 def build(folder: Path, hub: Hub, campaign: str = "c", model: str = "org/tiny") -> str:
     """The model and the prompts of a campaign, in a process of their own, as a worker has; returns its last line."""
-    recipe = {"name": campaign, "model": {"name": model}, "data": {"name": "org/rows", "test_size": 2}}
+    recipe = {
+        "name": campaign,
+        "model": {"name": model},
+        "data": {"name": "org/rows", "test_size": 2},
+        "start_pairs": {"name": "org/pairs"},
+    }
     # a cache a call: what is there already would hide a download of another commit
     env = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     env |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / f"cache-{len(hub.asked)}"), "PYTHONPATH": str(ROOT)}
@@ -54,6 +59,7 @@ def test_a_campaign_reads_the_commits_that_it_began_with(tmp_path: Path, tiny_mo
     hub = Hub()
     model = hub.add("models", "org/tiny", {file.name: file.read_bytes() for file in tiny_model.iterdir() if file.is_file()})
     data = hub.add("datasets", "org/rows", {"train.jsonl": rows(10)})
+    pairs = hub.add("datasets", "org/pairs", {"train.jsonl": b"{}"})
     hub.add("models", "org/secret", {}, private=True)
     pins = {kind: repository.branches["main"] for kind, repository in (("models", model), ("datasets", data))}
     with hub.serving():
@@ -64,6 +70,8 @@ def test_a_campaign_reads_the_commits_that_it_began_with(tmp_path: Path, tiny_mo
         assert read == set(pins.values())
         model.commit({"README.md": b"better words"})
         data.commit({"README.md": b"better words", "train.jsonl": rows(12)})
+        assert json.loads(first)[2] == pairs.branches["main"]
+        pairs.commit({"README.md": b"better words"})
         asked = len(hub.asked)
         assert build(tmp_path, hub) == first
         assert hub.asked[asked:] == [], "a campaign that is pinned asked the hub"
