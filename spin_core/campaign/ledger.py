@@ -16,7 +16,7 @@ from spin_core.players.stage import Import
 from spin_core.recipe import Recipe
 from spin_core.recipe.identity import identity
 from spin_core.runtime.errors import Corrupt
-from spin_core.sources.pins import on_hub, resolve
+from spin_core.sources.pins import Kind, on_hub, resolve
 from spin_core.store import Ref, Store
 from spin_core.store.files import replace_text
 
@@ -99,23 +99,21 @@ class Ledger:
         def pin(key: str, ask: Callable[[], str]) -> str:
             return pins[key] if key in pins else pins.setdefault(key, ask())
 
-        model, data = recipe.model, recipe.data
-        if on_hub(model.name):
-            commit = pin(f"model {model.name}@{model.revision or ''}", lambda: resolve("model", model.name, model.revision))
-            model = model.model_copy(update={"revision": commit})
-            if model.base is None:
-                base = pin(f"base of {model.name}@{commit}", Import(model, self._store.home).pinned_base)
-                model = model.model_copy(update={"base": base})
-        if on_hub(data.name):
-            commit = pin(f"data {data.name}@{data.revision or ''}", lambda: resolve("data", data.name, data.revision))
-            data = data.model_copy(update={"revision": commit})
-        started = recipe.start_pairs
-        if started and on_hub(started.name):
-            commit = pin(f"data {started.name}@{started.revision or ''}", lambda: resolve("data", started.name, started.revision))
-            started = started.model_copy(update={"revision": commit})
+        def commit(kind: Kind, name: str, revision: str | None) -> str | None:
+            """What a name of the hub is pinned to; of anything else its own revision."""
+            return pin(f"{kind} {name}@{revision or ''}", lambda: resolve(kind, name, revision)) if on_hub(name) else revision
+
+        model, data, pairs = recipe.model, recipe.data, recipe.start_pairs
+        model = model.model_copy(update={"revision": commit("model", model.name, model.revision)})
+        if on_hub(model.name) and model.base is None:
+            base = pin(f"base of {model.name}@{model.revision}", Import(model, self._store.home).pinned_base)
+            model = model.model_copy(update={"base": base})
+        data = data.model_copy(update={"revision": commit("data", data.name, data.revision)})
+        if pairs:
+            pairs = pairs.model_copy(update={"revision": commit("data", pairs.name, pairs.revision)})
         if begin and pins != known:
             self._write(content)
-        return recipe.model_copy(update={"model": model, "data": data, "start_pairs": started})
+        return recipe.model_copy(update={"model": model, "data": data, "start_pairs": pairs})
 
     def pin_as(self, other: Ledger) -> None:
         """Takes over the commits that another campaign began with."""

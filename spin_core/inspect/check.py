@@ -63,7 +63,7 @@ def _look_at_stages(found: Findings, store: Store, recipe: Recipe, console: Cons
         found.fact("a turn ends in", _ends(read_ends(encoded.path)))
         for warning in facts["warnings"]:
             found.fact("mind", warning)
-        if published := Published.of(fitting, model, encoded, store.home):
+        if model and (published := Published.of(fitting, model, encoded, store.home)):
             made = found.attempt(lambda: on.build(published))
             if made:
                 found.fact("published pairs", made.facts["message"])
