@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
+from flows import handover
+from flows.options import DEFAULT_HOME, Home, LogFormat, LogLevel, Overrides, RecipePath, Verbose
 from spin_core.official import commands as official
 from spin_core.recipe import Recipe, load_recipe
 from spin_core.runtime import surroundings
@@ -22,14 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; recipes/demo.yaml is a small one.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key, e.g. training.beta=0.2.")]
-Home = Annotated[Path, typer.Option("--home", envvar="SPINFLOW_HOME", help="Where artifacts, logs and models live.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Show log lines; they are always in <home>/logs/latest/flow.log.")]
-LogFormat = Annotated[Literal["text", "json"], typer.Option("--log-format", help="json: a JSON object a line on stderr, and no bars.")]
-LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], typer.Option("--log-level", help="Least severe lines to log.")]
-DEFAULT_HOME = Path("~/.spinflow")
 
 
 @app.command()
@@ -165,6 +159,7 @@ def _prepare_prefect(home: Path) -> None:
         os.environ.setdefault(name, value)
 
 
+app.add_typer(handover.app)
 official.attach(app)
 
 

@@ -1,7 +1,8 @@
-"""A server that speaks as much of the hub's HTTP as its client libraries ask for: repositories with commits and branches."""
+"""A server that speaks as much of the hub's HTTP as its client libraries ask for: repositories with commits and branches, and pushes."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
@@ -12,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 _KINDS = {"models": "", "datasets": "datasets/"}
+_LFS_BYTES = 100_000  # from here on a pushed file goes by LFS, as weights do
 
 
 @dataclass
@@ -37,6 +39,7 @@ class Hub:
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}  # "models/org/name"
         self.asked: list[str] = []
+        self.objects: dict[str, bytes] = {}  # by sha256: what was uploaded by LFS
         self.url = ""
 
     def add(self, kind: str, name: str, files: dict[str, bytes], *, private: bool = False) -> Repository:
@@ -73,7 +76,77 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(body=False)
 
     def do_POST(self) -> None:
-        self._answer(body=True)
+        path = self.path.partition("?")[0].strip("/")
+        action = next((name for name in ("repos/create", "validate-yaml", "preupload", "objects/batch", "commit") if name in path), None)
+        if action is None:
+            self._answer(body=True)
+            return
+        self.hub.asked.append(f"{self.command} {self.path}")
+        content = self._content()
+        if "Authorization" not in self.headers:
+            self._send(401, b'{"error": "Invalid username or password."}', {}, True)
+        else:
+            self._push(action, path, content)
+
+    def do_PUT(self) -> None:
+        """An object by LFS: its name is the checksum of its bytes."""
+        self.hub.asked.append(f"{self.command} {self.path}")
+        content, name = self._content(), self.path.rpartition("/")[2]
+        good = hashlib.sha256(content).hexdigest() == name
+        if good:
+            self.hub.objects[name] = content
+        self._send(200 if good else 400, b"", {}, True)
+
+    def _content(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        return b"".join(parts)
+
+    def _push(self, action: str, path: str, content: bytes) -> None:
+        """The calls of a push, in their order: create, check the card, ask how each file goes, upload the large ones, commit."""
+        if action == "repos/create":
+            asked = json.loads(content)
+            name = f"models/{asked['organization']}/{asked['name']}"
+            there = name in self.hub.repositories
+            if not there:
+                self.hub.repositories[name] = Repository(private=asked.get("visibility") == "private")
+                self.hub.repositories[name].commit({".gitattributes": b""})
+            answer: Any = {"url": f"{self.hub.url}/{name.removeprefix('models/')}"} | ({"error": "it exists"} if there else {})
+            self._json(answer, 409 if there else 200)
+        elif action == "validate-yaml":
+            self._json({"errors": [], "warnings": []})
+        elif action == "preupload":
+            files = [
+                {"path": file["path"], "uploadMode": "lfs" if file["size"] >= _LFS_BYTES else "regular", "shouldIgnore": False}
+                for file in json.loads(content)["files"]
+            ]
+            self._json({"files": files})
+        elif action == "objects/batch":
+            objects = [
+                one | {"actions": {"upload": {"href": f"{self.hub.url}/lfs/{one['oid']}"}}} for one in json.loads(content)["objects"]
+            ]
+            self._json({"transfer": "basic", "objects": objects})
+        else:
+            _, _, org, name, *_ = path.split("/")
+            self._commit(f"{org}/{name}", content)
+
+    def _commit(self, name: str, content: bytes) -> None:
+        files = {}
+        for line in map(json.loads, content.splitlines()):
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self.hub.objects[value["oid"]]
+        sha = self.hub.repositories[f"models/{name}"].commit(files)
+        self._json({"commitUrl": f"{self.hub.url}/{name}/commit/{sha}", "commitOid": sha, "success": True})
+
+    def _json(self, answer: Any, status: int = 200) -> None:
+        self._send(status, json.dumps(answer).encode(), {"Content-Type": "application/json"}, True)
 
     def _answer(self, body: bool) -> None:
         self.hub.asked.append(f"{self.command} {self.path}")

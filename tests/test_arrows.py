@@ -25,7 +25,7 @@ BELOW = {
     "selection": {"generation", "pairs", "training", "evaluation"},
     "evaluation": {"generation", "training", "selection"},
 }
-ABOVE = {"campaign", "report", "inspect", "official"}  # nobody below these imports them
+ABOVE = {"campaign", "report", "inspect", "official", "export", "chat"}  # nobody below these imports them
 
 
 def imports(file: Path) -> Iterator[tuple[int, str]]:

@@ -6,6 +6,7 @@ campaign's lock, and read by anybody.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from typing import Any
 from spin_core.players.stage import Import
 from spin_core.recipe import Recipe
 from spin_core.recipe.identity import identity
-from spin_core.runtime.errors import Corrupt
+from spin_core.recipe.load import validated
+from spin_core.runtime.errors import BadInput, Corrupt
 from spin_core.sources.pins import Kind, on_hub, resolve
 from spin_core.store import Ref, Store
 from spin_core.store.files import replace_text
@@ -90,11 +92,12 @@ class Ledger:
     def pinned(self, recipe: Recipe, *, begin: bool = True) -> Recipe:
         """The recipe with hub revisions replaced by commits: those of the campaign's start.
 
-        What is not pinned yet is resolved, and written down where the campaign is to `begin`. Raises BadInput.
+        What is not pinned yet is resolved. Where the campaign is to `begin`, that is written down, and the recipe as it was given.
+        Raises BadInput.
         """
         content = self._read()
+        before = copy.deepcopy(content)
         pins: dict[str, str] = content["pins"]
-        known = dict(pins)
 
         def pin(key: str, ask: Callable[[], str]) -> str:
             return pins[key] if key in pins else pins.setdefault(key, ask())
@@ -111,9 +114,22 @@ class Ledger:
         data = data.model_copy(update={"revision": commit("data", data.name, data.revision)})
         if pairs:
             pairs = pairs.model_copy(update={"revision": commit("data", pairs.name, pairs.revision)})
-        if begin and pins != known:
-            self._write(content)
+        if begin:
+            content["recipe"] = recipe.model_dump(mode="json", exclude_unset=True)
+            if content != before:
+                self._write(content)
         return recipe.model_copy(update={"model": model, "data": data, "start_pairs": pairs})
+
+    def recipe(self) -> Recipe:
+        """The recipe that the campaign was last begun with, as it was given; one that was begun before ledgers had it has that of its
+        last turn, and the default stop rule. Raises BadInput where nothing was begun."""
+        content = self._read()
+        given: dict[str, Any] | None = content.get("recipe")
+        if given is None and content["turns"]:
+            given = content["turns"][-1]["recipe"] | {"name": self._campaign, "iterations": [{} for _ in content["turns"]]}
+        if given is None:
+            raise BadInput(f"campaign {self._campaign} was never begun", remedy="start it with `spinflow run`")
+        return validated(given, f"{self.path}, recipe")
 
     def pin_as(self, other: Ledger) -> None:
         """Takes over the commits that another campaign began with."""

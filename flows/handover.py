@@ -1,0 +1,51 @@
+"""The commands of `spinflow` that begin with a model and data, and hand over what came out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from flows.options import DEFAULT_HOME, Home
+from spin_core.store import Store
+
+app = typer.Typer()
+
+CampaignName = Annotated[str, typer.Argument(metavar="RECIPE|CAMPAIGN", help="A recipe's YAML file, or a campaign's name in the home.")]
+PLAYER = "best, or t of θ_t: 0 is the model that self-play began with, 1 what the first iteration made, …"
+
+
+@app.command()
+def export(
+    campaign: CampaignName,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that is not there yet, or is empty.")],
+    iteration: Annotated[str, typer.Option("--iteration", metavar="best|N", help=PLAYER)] = "best",
+    dtype: Annotated[Literal["bf16", "fp16", "fp32"], typer.Option("--dtype", help="Of the weights; campaigns keep fp32.")] = "bf16",
+    hub_id: Annotated[
+        str | None, typer.Option("--push", metavar="USER/NAME", help="Upload the folder to the hub, too; a new repository is private.")
+    ] = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Take a model away: weights, the tokenizer as you gave it, and a model card, in a folder that transformers and vLLM load.
+
+    spinflow export recipes/demo.yaml my-model
+
+    spinflow export demo my-model --iteration 1 --push me/my-model
+    """
+    from spin_core.export.export import choose
+    from spin_core.export.export import export as write
+    from spin_core.export.push import push, require_hub_id
+    from spin_core.report.live import bars
+
+    console, store = Console(), Store(home)
+    chosen = choose(store, campaign, iteration)
+    if hub_id:
+        require_hub_id(hub_id)
+    with bars(console):
+        told = write(store, chosen, out, dtype)
+    tokenizer = "your own files" if told["tokenizer"] == "own" else "as it was imported"
+    console.print(f"wrote {out}: θ_{chosen.number} of {chosen.recipe.name} in {dtype}; tokenizer: {tokenizer}", soft_wrap=True)
+    if hub_id:
+        console.print(f"pushed: {push(out, hub_id)}", soft_wrap=True)
