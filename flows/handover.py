@@ -49,3 +49,26 @@ def export(
     console.print(f"wrote {out}: θ_{chosen.number} of {chosen.recipe.name} in {dtype}; tokenizer: {tokenizer}", soft_wrap=True)
     if hub_id:
         console.print(f"pushed: {push(out, hub_id)}", soft_wrap=True)
+
+
+@app.command()
+def ls(home: Home = DEFAULT_HOME) -> None:
+    """List the campaigns of a home: how far each is, its best model with the figure that counts, whether it runs, and its size."""
+    from spin_core.report.campaigns import show
+
+    show(Store(home), Console())
+
+
+@app.command()
+def gc(
+    delete: Annotated[bool, typer.Option("--delete", help="Remove what no campaign needs; without it, only say what that is.")] = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Say what a home holds, by kind and campaign, and what no campaign needs. Nothing is removed without --delete.
+
+    Needed is what the campaigns' ledgers name, what their recipes would look up, and what those are made from. While a campaign
+    runs, everything that is made from its model or its prompts stays.
+    """
+    from spin_core.inspect.holdings import collect
+
+    collect(Store(home), delete, Console())

@@ -120,6 +120,12 @@ class Ledger:
                 self._write(content)
         return recipe.model_copy(update={"model": model, "data": data, "start_pairs": pairs})
 
+    @property
+    def begun(self) -> bool:
+        """Whether a run has begun the campaign."""
+        content = self._read()
+        return bool(content["turns"] or content.get("recipe"))
+
     def recipe(self) -> Recipe:
         """The recipe that the campaign was last begun with, as it was given; one that was begun before ledgers had it has that of its
         last turn, and the default stop rule. Raises BadInput where nothing was begun."""

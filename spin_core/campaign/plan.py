@@ -30,6 +30,18 @@ class Line:
 
 def survey(store: Store, recipe: Recipe) -> Iterator[Line]:
     """A line a stage, in the order in which they run; an iteration's shards are one. Ends where what would come cannot be named yet."""
+    for look in _looks(store, recipe):
+        yield from look.lines
+
+
+def footprint(store: Store, recipe: Recipe) -> Iterator[Ref]:
+    """Every artifact that a run of this recipe would look up or make, as far as they can be named now."""
+    for look in _looks(store, recipe):
+        yield from look.refs
+
+
+def _looks(store: Store, recipe: Recipe) -> Iterator[_Look]:
+    """What is seen of each iteration."""
     turns = {turn.iteration: turn for turn in Ledger(store, recipe.name).turns()}
     before, outcomes = Played(), list[Outcome]()
     for iteration in range(len(recipe.iterations)):
@@ -38,9 +50,9 @@ def survey(store: Store, recipe: Recipe) -> Iterator[Line]:
         try:
             before = walk(look.stages, look, before, opponent)
         except _NotNamed:
-            yield from look.lines
+            yield look
             return
-        yield from look.lines
+        yield look
         verdict = before.made["evaluation"]
         assert isinstance(verdict, Ref)
         if not verdict.done:  # it says whom the next turn starts from
@@ -61,11 +73,13 @@ class _Look:
     def __init__(self, store: Store, stages: TurnStages, turn: Turn | None) -> None:
         self._store, self.stages, self._turn = store, stages, turn
         self.lines: list[Line] = []
+        self.refs: list[Ref] = []
 
     def do(self, name: str, stage: Stage) -> Ref:
         """See `Builder`: what would be made. Raises _NotNamed where without it nothing that comes has a name."""
         spec = stage.spec()
         ref = self._store.ref(spec)
+        self.refs.append(ref)
         self.lines.append(Line(self.stages.iteration, name, ref.done, "" if ref.done else self._why(name, spec)))
         if name == "encoded" and not ref.done:
             names = ("answers", "pairs", "reference", *(["trained"] if self.stages.chooses else []), "model", "evaluation")
@@ -77,6 +91,7 @@ class _Look:
         """See `Builder`."""
         specs = [shard.spec() for shard in shards]
         refs = tuple(map(self._store.ref, specs))
+        self.refs += refs
         left = [spec for spec, ref in zip(specs, refs, strict=True) if not ref.done]
         why = self._why(name, left[0]) if left else ""
         counted = f"{len(left)} of {len(refs)} shards" if left else ""

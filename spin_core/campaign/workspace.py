@@ -13,9 +13,10 @@ from uuid import uuid4
 from spin_core.campaign.ledger import Ledger, Turn, model_of
 from spin_core.campaign.rules import best_of
 from spin_core.recipe import StopSettings
+from spin_core.runtime.errors import BadInput
 from spin_core.store import Ref, Store
 from spin_core.store.files import replace_link
-from spin_core.store.locks import locked
+from spin_core.store.locks import held, locked, locked_if_free
 
 
 def open_run_logs(store: Store, campaign: str) -> Path:
@@ -28,9 +29,37 @@ def open_run_logs(store: Store, campaign: str) -> Path:
 
 @contextmanager
 def campaign_lock(store: Store, campaign: str, waiting: Callable[[str], None]) -> Iterator[None]:
-    """One run of a campaign at a time; a run that dies lets go of it. `waiting` is told who holds it, and "" at the end."""
-    with locked(store.campaign_folder(campaign) / ".lock", waiting, f"campaign {campaign}"):
+    """One run of a campaign at a time; a run that dies lets go of it. `waiting` is told who holds it, and "" at the end.
+
+    A run begins when nobody removes anything from the home: what it finds then is there until it ends, see `cleaning`.
+    """
+    what = f"campaign {campaign}"
+    with locked(_lock(store, campaign), waiting, what):
+        with locked(_broom(store), waiting, what):
+            pass
         yield
+
+
+@contextmanager
+def cleaning(store: Store) -> Iterator[None]:
+    """No campaign begins until the block ends; those that have begun hold their locks. Raises BadInput where another one cleans."""
+    with locked_if_free(_broom(store)) as free:
+        if not free:
+            raise BadInput(f"{store.home} is being cleaned by {held(_broom(store)) or 'another process'}", remedy="wait for it")
+        yield
+
+
+def running(store: Store, campaign: str) -> str:
+    """Which process runs a campaign now, for people; empty where none does."""
+    return held(_lock(store, campaign))
+
+
+def _lock(store: Store, campaign: str) -> Path:
+    return store.campaign_folder(campaign) / ".lock"
+
+
+def _broom(store: Store) -> Path:
+    return store.home / "locks" / "broom"
 
 
 def link(store: Store, campaign: str, stop: StopSettings) -> None:

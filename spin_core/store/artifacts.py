@@ -129,7 +129,7 @@ class Store:
         if found:
             return found
         self._sweep()
-        with locked(self._lock(f"{spec.kind}-{spec.digest}"), waiting, what):
+        with locked(self.lock(f"{spec.kind}-{spec.digest}"), waiting, what):
             return self.lookup(spec) or self._made(spec, write)
 
     def _made(self, spec: Spec, write: Callable[[Path], Mapping[str, Any] | None]) -> Ref:
@@ -193,7 +193,8 @@ class Store:
             os.rename(ref.path, aside)
         return problem
 
-    def _lock(self, name: str) -> Path:
+    def lock(self, name: str) -> Path:
+        """The lock file of what is made under that name."""
         return self.home / "locks" / name
 
     def _sweep(self) -> None:
@@ -202,7 +203,7 @@ class Store:
             return
         self._swept = True
         for staging in _entries(self.home / ".staging"):
-            with locked_if_free(self._lock(staging.name)) as free:
+            with locked_if_free(self.lock(staging.name)) as free:
                 if free:
                     shutil.rmtree(staging, ignore_errors=True)
 

@@ -1,0 +1,69 @@
+"""`spinflow ls`: the campaigns of a home, a row each."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from spin_core.campaign.keep import size_of
+from spin_core.campaign.ledger import Ledger
+from spin_core.campaign.named import campaigns
+from spin_core.campaign.rules import best_of, metric_of
+from spin_core.campaign.workspace import running
+from spin_core.report.results import shown, title
+from spin_core.runtime.errors import BadInput, SpinflowError
+from spin_core.store import Store
+
+
+def rows(store: Store) -> list[dict[str, str]]:
+    """A row a campaign, in order of name: how far it is, its best player with the figure that counts, its state, and its size."""
+    return [_row(store, name) for name in campaigns(store)]
+
+
+def _row(store: Store, name: str) -> dict[str, str]:
+    ledger = Ledger(store, name)
+    row = {"campaign": name, "iterations": "", "best": "", "figure": "", "changed": _ago(ledger.path), "state": "", "size": ""}
+    try:
+        turns, recipe = ledger.whole_turns(), ledger.recipe() if ledger.begun else None
+        planned = len(recipe.iterations) if recipe else 0
+        row["iterations"] = f"{len(turns)} of {planned}" if recipe else "0"
+        if recipe and turns:
+            number, metric = best_of(turns, recipe.stop), metric_of(turns[-1].metrics, recipe.stop)
+            test = turns[number - 1].metrics["splits"]["test"]["after"] if number else turns[0].metrics["splits"]["test"]["before"]
+            row["best"] = f"θ_{number}"
+            if metric in test:
+                row["figure"] = f"{title(metric)} {shown(test[metric], turns[-1].metrics['figures'][metric]['unit'])}"
+        folders = {ref.path for turn in ledger.turns() for what in turn.made for ref in turn.refs(what)}
+        row["size"] = f"{sum(map(size_of, folders)) / 1e9:.1f} GB"
+        row["state"] = "" if recipe else "not begun"
+    except (SpinflowError, KeyError) as error:
+        row["state"] = f"cannot be read: {' '.join(str(error).split())[:80]}"
+    if at_work := running(store, name):
+        row["state"] = f"running in {at_work.partition(' (')[0]}"
+    return row
+
+
+def _ago(path: Path) -> str:
+    seconds = time.time() - path.stat().st_mtime
+    for size, unit in ((86400.0, "day"), (3600.0, "hour"), (60.0, "minute")):
+        if seconds >= size:
+            return f"{seconds // size:.0f} {unit}{'s' if seconds >= 2 * size else ''} ago"
+    return "just now"
+
+
+def show(store: Store, console: Console) -> None:
+    """Prints the table. Raises BadInput where the home has no campaign."""
+    found = rows(store)
+    if not found:
+        raise BadInput(f"{store.home} has no campaign", remedy="give --home, or begin one with `spinflow run`")
+    table = Table(title=f"campaigns in {store.home}")
+    for column in found[0]:
+        table.add_column(
+            column, justify="right" if column in {"iterations", "figure", "size"} else "left", no_wrap=column in {"best", "figure", "size"}
+        )
+    for row in found:
+        table.add_row(*row.values())
+    console.print(table)
