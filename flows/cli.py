@@ -63,13 +63,22 @@ def iterate(
 
 
 @app.command()
-def status(recipe: RecipePath, overrides: Overrides = None, home: Home = DEFAULT_HOME) -> None:
+def status(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    home: Home = DEFAULT_HOME,
+    follow: Annotated[bool, typer.Option("--watch", help="Stay, and show a run of another process: progress, rates, time left.")] = False,
+) -> None:
     """Show the table of the iterations that are done, and for every stage whether it is done, would run, or would run again and why."""
     from spin_core.report.stages import show_stages
     from spin_core.report.table import show
+    from spin_core.report.watch import watch
 
     loaded, store = _load(recipe, overrides, home)
     console = Console()
+    if follow:
+        watch(store, loaded, console)
+        return
     show(store, loaded, console)
     show_stages(store, loaded, console)
 

@@ -10,9 +10,8 @@ import logging
 import re
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -22,6 +21,7 @@ from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 
 from spin_core.campaign.workspace import open_run_logs
+from spin_core.runtime.board import Board
 from spin_core.runtime.progress import Progress, listen
 from spin_core.runtime.redact import redact
 from spin_core.store import Store
@@ -53,12 +53,15 @@ def watched(store: Store, campaign: str) -> Iterator[None]:
     folder = open_run_logs(store, campaign)
     _open_flow_log(folder / _FLOW_LOG)
     watch = _Watch(folder, campaign)
-    end = listen(watch.note)
+    end, why = listen(watch.note), ""
     try:
         yield
+    except BaseException as error:
+        why = redact(" ".join(str(error).split())) or type(error).__name__
+        raise
     finally:
         end()
-        watch.stop()
+        watch.stop(why)
 
 
 class _FlowLog(logging.FileHandler):
@@ -86,8 +89,8 @@ class _Watch:
         context = FlowRunContext.get()
         self._flow_run_id: UUID | None = context.flow_run.id if context and context.flow_run else None
         self._lock = threading.Lock()
-        self._parts: dict[str, dict[int, float]] = defaultdict(dict)
-        self._latest: dict[str, Progress] = {}  # what has changed since the last look
+        self._board = Board(folder)
+        self._latest: dict[str, tuple[Progress, float]] = {}  # what has changed since the last look, and what all parts have done
         self._notes: list[str] = []  # not said yet
         self._artifacts: dict[str, UUID] = {}
         self._said: dict[str, float] = {}
@@ -99,25 +102,26 @@ class _Watch:
 
     def note(self, event: Progress) -> None:
         """Called by the stages' threads, and by an event loop: only remembers."""
+        done = self._board.note(event)
         with self._lock:
-            if not event.total:  # something to read, of no length
+            if event.total:
+                self._latest[event.name] = (event, done)
+            else:  # something to read, of no length
                 self._notes.append(f"{event.name}: {event.note}")
-                return
-            parts = self._parts[event.name]
-            if sum(parts.values()) >= event.total and event.done < parts.get(event.part, 0):
-                parts.clear()  # the stage was done and starts anew, under another model
-            parts[event.part] = event.done
-            self._latest[event.name] = event
 
-    def stop(self) -> None:
-        """Looks a last time and ends."""
+    def stop(self, why: str) -> None:
+        """Looks a last time and ends; `why` the run does, empty for a good end."""
         self._stop.set()
         self._thread.join(timeout=2 * _LOOK_EVERY_S)
+        with suppress(OSError):  # a full disk has been told already
+            self._board.end(why)
 
     def _look_until_stopped(self) -> None:
         last = False
         while not last:
             last = self._stop.wait(_LOOK_EVERY_S)
+            with suppress(OSError):
+                self._board.write()
             try:
                 self._tell_progress()
                 self._tell_lines()
@@ -126,7 +130,7 @@ class _Watch:
 
     def _tell_progress(self) -> None:
         with self._lock:
-            changed = [(event, sum(self._parts[name].values())) for name, event in self._latest.items()]
+            changed = [*self._latest.values()]
             self._latest.clear()
             notes, self._notes = self._notes, []
         for note in notes:

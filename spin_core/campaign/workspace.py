@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,12 @@ def open_run_logs(store: Store, campaign: str) -> Path:
     store.logs.mkdir(parents=True)
     replace_link(store.logs.parent / "latest", store.logs.name)
     return store.logs
+
+
+def latest_logs(store: Store, campaign: str) -> Path | None:
+    """The log folder of a campaign's newest run."""
+    ours = re.compile(rf"\d{{8}}-\d{{6}}-{re.escape(campaign)}-[0-9a-f]{{4}}")
+    return max((path for path in (store.home / "logs").glob("*") if ours.fullmatch(path.name)), key=lambda path: path.name, default=None)
 
 
 @contextmanager

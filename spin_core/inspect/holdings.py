@@ -17,7 +17,7 @@ from spin_core.campaign.keep import Kept, Key, look, size_of
 from spin_core.campaign.workspace import cleaning
 from spin_core.runtime.errors import BadInput
 from spin_core.store import Store
-from spin_core.store.locks import locked_if_free
+from spin_core.store.locks import held, locked_if_free
 
 
 def collect(store: Store, delete: bool, console: Console) -> int:
@@ -59,22 +59,22 @@ def _show(store: Store, kept: Kept, left: list[tuple[Path, str]], console: Conso
         alone = _total(kept, keys - others)
         console.print(f"campaign {name} needs {_total(kept, keys)}, {alone} of it alone", highlight=False, soft_wrap=True)
     for why, count in Counter(kept.reasons.values()).most_common():
-        size = _total(kept, (key for key, reason in kept.reasons.items() if reason == why))
-        console.print(f"kept as well: {count:,} artifacts, {size}: {why}", highlight=False, soft_wrap=True)
+        total = _total(kept, (key for key, reason in kept.reasons.items() if reason == why))
+        console.print(f"kept as well: {count:,} artifacts, {total}: {why}", highlight=False, soft_wrap=True)
     for path, why in left:
         console.print(f"left over: {path.relative_to(store.home)}, {_bytes(size_of(path))}: {why}", highlight=False, soft_wrap=True)
     for name, what in (("work", "what unfinished stages go on from"), ("downloads", "files of packages"), ("logs", "of all runs")):
-        if held := size_of(store.home / name):
-            console.print(f"{name}: {_bytes(held)}, {what}", highlight=False, soft_wrap=True)
+        if size := size_of(store.home / name):
+            console.print(f"{name}: {_bytes(size)}, {what}", highlight=False, soft_wrap=True)
 
 
 def _leftovers(store: Store, kept: Kept) -> Iterator[tuple[Path, str]]:
     """What is no artifact and no good to anybody: damaged ones, half-made ones, what stages that nobody would go on with left."""
     yield from ((path, "was damaged, and set aside") for path in sorted((store.home / "corrupt").glob("*")))
-    yield from ((path, "was not finished") for path in sorted((store.home / ".staging").glob("*")))
+    yield from ((path, "was not finished") for path in sorted((store.home / ".staging").glob("*")) if not held(store.lock(path.name)))
     for path in sorted((store.home / "work").glob("*-*")):
         kind, _, digest = path.name.rpartition("-")
-        if (kind, digest) not in kept.work:
+        if (kind, digest) not in kept.work and not held(store.lock(path.name)):
             yield path, "no campaign would go on from it"
 
 

@@ -128,8 +128,11 @@ def test_a_campaign_that_has_just_begun_keeps_everything(store: Store) -> None:
 
 def test_what_another_command_builds_from_is_not_known(store: Store) -> None:
     before = there(store)
+    for folder in (".staging", "work"):
+        (store.home / folder / "pairs-77").mkdir(parents=True)
     with locked(store.lock("pairs-77"), lambda holder: None, "finetune"):
         said = swept(store)[1]
+        assert "left over" not in said
     assert f"process {os.getpid()} (finetune) is building something" in said
     assert there(store) == before
     young = made(store, "young")
