@@ -20,7 +20,7 @@ from rich.console import Console
 
 from spin_core.recipe import Recipe
 from spin_core.report.live import bars
-from spin_core.report.page import write_page
+from spin_core.report.page.write import write_page
 from spin_core.report.table import show
 from spin_core.runtime import leftovers, process, surroundings
 from spin_core.runtime.errors import BadInput, SpinflowError

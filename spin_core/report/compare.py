@@ -8,10 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from spin_core.campaign.ledger import Turn
 from spin_core.campaign.rules import best_of
-from spin_core.evaluation.figures import Judged, alone, gained, judged_on, kinds
+from spin_core.evaluation.figures import Judged, alone, gained, kinds
 from spin_core.recipe import Recipe
+from spin_core.report.players import players
 from spin_core.report.results import HIDDEN, played_turns, shown, title
 from spin_core.runtime.errors import BadInput
 from spin_core.store import Store
@@ -54,12 +54,7 @@ def _best(store: Store, recipe: Recipe) -> tuple[int, Judged]:
     if not turns:
         raise BadInput(f"campaign {recipe.name} has no finished iteration in {store.home}", remedy="run it first, or give its --home")
     best = best_of(turns, recipe.stop)
-    return best, judged_on("test", _judged(turns, best))
-
-
-def _judged(turns: Sequence[Turn], number: int) -> list[Any]:
-    prefix, turn = ("judged-", turns[number - 1]) if number else ("start-judged-", turns[0])
-    return [turn.ref(name) for name in turn.made if name.startswith(prefix)]
+    return best, players(turns)[best].figures()
 
 
 def show(store: Store, recipes: Sequence[Recipe], console: Console) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from spin_core.campaign.ledger import Ledger, Turn
-from spin_core.campaign.rules import Outcome, best_player, deciding, gain_of, made_it_worse, metric_of
+from spin_core.campaign.rules import Outcome, best_player, deciding, end_of, gain_of, made_it_worse, metric_of
 from spin_core.evaluation.intervals import Interval
 from spin_core.recipe import Recipe, StopSettings
 from spin_core.store import Store
@@ -27,33 +28,98 @@ def played_turns(store: Store, recipe: Recipe) -> list[Turn]:
     return Ledger(store, recipe.name).whole_turns()
 
 
-def rows_for(turns: Sequence[Turn], stop: StopSettings) -> list[dict[str, str]]:
-    """One dict a model, the SFT model first; figures are of the held-out rows that are reported."""
+def state_of(turns: Sequence[Turn], recipe: Recipe) -> str:
+    """How far the campaign is, in a sentence."""
+    total = len(recipe.iterations)
+    if len(turns) >= total:
+        return f"finished: {total} iteration{'s' if total > 1 else ''}"
+    if reason := end_of([*map(Outcome.of, turns)], recipe.stop):
+        return f"ended after {len(turns)} of {total} iterations: {reason}"
+    return f"{len(turns)} of {total} iterations played"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure of a player for people."""
+
+    value: str = ""
+    half: str = ""  # of its interval, where it is shown
+    moved: str = ""  # against the opponent
+    told: str = ""  # better or worse, where the interval leaves no doubt
+
+
+@dataclass(frozen=True)
+class Row:
+    """A player in the table."""
+
+    number: int  # t of θ_t
+    mark: str  # ★ best, ✗ worse than its opponent
+    opponent: int | None  # t of the θ_t that it was trained against
+    cells: Mapping[str, Cell]  # by column
+
+    @property
+    def name(self) -> str:
+        """θ_t and its mark."""
+        return f"θ_{self.number} {self.mark}".strip()
+
+
+def table_of(turns: Sequence[Turn], stop: StopSettings) -> list[Row]:
+    """A row a player, the SFT model first, each with the same columns; figures are of the held-out rows that are reported."""
     if not turns:
         return []
     outcomes = [*map(Outcome.of, turns)]
     best, chosen = best_player(outcomes, stop), any("gamma" in turn.ref("model").facts for turn in turns)
-    first = turns[0].metrics
-    rows = [{"model": _named(0, best, False), **_player(first, "before"), "game": ""} | ({"γ": ""} if chosen else {})]
+    rows = [Row(0, "★" if not best else "", None, _player(turns[0].metrics, "before"))]
     for turn, outcome in zip(turns, outcomes, strict=True):
-        won = turn.metrics["splits"]["test"]["game"]["won"]
-        row = {"model": _named(turn.iteration + 1, best, made_it_worse(outcome, stop)), **_player(turn.metrics, "after")}
+        cells = _player(turn.metrics, "after")
         if judged := turn.metrics["splits"]["test"].get("judge"):
-            row["judge"] = shown(judged["opponent"]["won"], "share")
-        row |= {"game": shown(won, "share", plain=True)} | ({"γ": _chosen(turn.ref("model").facts)} if chosen else {})
-        rows.append(row)
-    columns = dict.fromkeys(name for row in rows for name in row)
-    return [{name: row.get(name, "") for name in columns} for row in rows]
+            cells["judge"] = _cell(judged["opponent"]["won"], "share")
+        cells["game"] = _cell(turn.metrics["splits"]["test"]["game"]["won"], "share", plain=True)
+        if chosen:
+            cells["γ"] = Cell(_chosen(turn.ref("model").facts))
+        number = turn.iteration + 1
+        mark = "★" if number == best else "✗" if made_it_worse(outcome, stop) else ""
+        rows.append(Row(number, mark, turn.opponent, cells))
+    columns = dict.fromkeys(name for row in rows for name in row.cells)
+    return [Row(row.number, row.mark, row.opponent, {name: row.cells.get(name, Cell()) for name in columns}) for row in rows]
 
 
-def _named(number: int, best: int, worse: bool) -> str:
-    return f"θ_{number}{' ★' if number == best else ' ✗' if worse else ''}"
+def rows_for(turns: Sequence[Turn], stop: StopSettings) -> list[dict[str, str]]:
+    """`table_of` as one dict of texts a player."""
+    return [
+        {"model": row.name} | {name: f"{cell.value} ±{cell.half}" if cell.half else cell.value for name, cell in row.cells.items()}
+        for row in table_of(turns, stop)
+    ]
 
 
-def _player(metrics: Mapping[str, Any], who: str) -> dict[str, str]:
-    kinds, found = metrics["figures"], metrics["splits"]["test"][who]
-    order = sorted((name for name in found if name not in HIDDEN), key=lambda name: (name in {"tokens", "unfinished"}, name == "nll"))
-    return {title(name): shown(found[name], kinds[name]["unit"], plain=name in _PLAIN) for name in order}
+def rows_with_changes(turns: Sequence[Turn], stop: StopSettings) -> list[dict[str, str]]:
+    """`rows_for` with what each figure gained over the opponent's beside it, ▲ better and ▼ worse where that is sure."""
+    arrows = {"better": " ▲", "worse": " ▼", "": ""}
+    found = []
+    for told, row in zip(table_of(turns, stop), rows_for(turns, stop), strict=True):
+        moved = {name: f" ({cell.moved}{arrows[cell.told]})" for name, cell in told.cells.items() if cell.moved}
+        found.append({name: text + moved.get(name, "") for name, text in row.items()})
+    return found
+
+
+def _player(metrics: Mapping[str, Any], who: str) -> dict[str, Cell]:
+    kinds, split = metrics["figures"], metrics["splits"]["test"]
+    order = sorted((name for name in split[who] if name not in HIDDEN), key=lambda name: (name in {"tokens", "unfinished"}, name == "nll"))
+    gained = split["gained"] if who == "after" else {}
+    return {title(name): _cell(split[who][name], **kinds[name], plain=name in _PLAIN, gained=gained.get(name)) for name in order}
+
+
+def _cell(figure: Figure, unit: str, better: str | None = None, *, plain: bool = False, gained: Figure | None = None) -> Cell:
+    scale, digits = _scale(unit)
+    half = Interval(**figure).half
+    moved = told = ""
+    if gained is not None:
+        moved = shown(gained, unit, sign=True)
+        if better and _told(gained["low"], gained["high"]):
+            told = "better" if (gained["value"] > 0) == (better == "higher") else "worse"
+    return Cell(
+        shown(figure, unit, plain=True), "" if plain or half is None else f"{half * scale:.{min(digits, 2)}f}", moved=moved, told=told
+    )
 
 
 def shown(figure: Figure, unit: str, *, plain: bool = False, sign: bool = False) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,6 +40,7 @@ class Launcher:
         self._known: set[str] = set()  # models that this run made or verified
         self._told: set[str] = set()
         self._lock = threading.Lock()
+        self._waits: list[float] = []  # seconds that children of one stage waited for their devices
 
     def build(self, stage: Stage) -> Ref:
         """The stage's artifact, made here where it does not exist yet. Another run's build of it is waited for.
@@ -46,9 +49,13 @@ class Launcher:
         """
         spec = stage.spec()
 
-        def write(out: Path) -> Mapping[str, Any] | None:
+        def write(out: Path) -> Mapping[str, Any]:
             self._verify_models(spec.parents)
-            return stage.run(out, self)
+            on = copy(self)
+            on._waits = []
+            facts = dict(stage.run(out, on) or {})
+            facts |= {"campaign": self.campaign} if self.campaign else {}
+            return facts | ({"waited": round(max(on._waits), 3)} if on._waits else {})
 
         def waiting(holder: str) -> None:
             note = f"{holder} is building it" if holder else ""
@@ -93,7 +100,10 @@ class Launcher:
 
         `env` has what must not stand in the job's file.
         """
+        asked = time.monotonic()
         with devices.hold(group, purpose=name) as held:
+            if group:
+                self._waits.append(time.monotonic() - asked)
             env = devices.environment(group) | dict(env or {})
             process.run_job(module, job, self.store.log_path(log), launcher=command, name=name, part=part, env=env, fds=held.fds)
 

@@ -1,4 +1,4 @@
-"""What was chosen and what is out of bounds reaches those who look: the terminal and the page."""
+"""What was chosen and what is out of bounds reaches those who look."""
 
 import io
 import json
@@ -12,8 +12,7 @@ from spin_core.campaign.ledger import Ledger
 from spin_core.contracts.tables import write_rows
 from spin_core.evaluation.stage import SAMPLES
 from spin_core.recipe import Recipe
-from spin_core.report.page import write_page
-from spin_core.report.results import played_turns, rows_for, verdict
+from spin_core.report.results import played_turns, rows_for, rows_with_changes, verdict
 from spin_core.report.table import show
 from spin_core.store import Ref, Spec, Store
 
@@ -86,18 +85,24 @@ def test_a_campaign_without_choices_has_no_such_column(tmp_path: Path) -> None:
     assert all("γ" not in row for row in rows_for(played_turns(Store(tmp_path), RECIPE), RECIPE.stop))
 
 
-def test_terminal_and_page_say_it(store: Store) -> None:
+def test_the_terminal_says_it(store: Store) -> None:
     console = Console(file=io.StringIO(), width=200)
     show(store, RECIPE, console)
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
-    page = write_page(store, RECIPE).read_text()
-    for text in (shown, page):
-        assert f"iteration 1: {WARNING}" in text
-        assert "γ 0.5 at epoch 1, of 4 models" in text
-        assert "nothing was won" in text
-        assert "3 steps" in text  # of the training, not of the choice
-        assert "θ_3 is best: checks +40.0 ± 10.0 points over θ_0 (chosen by checks on the held-out rows)" in text
-        assert "50.0% ±10.0" in text
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"iteration 1: {WARNING}" in text
+    assert "γ 0.5 at epoch 1, of 4 models" in text
+    assert "nothing was won" in text
+    assert "3 steps" in text  # of the training, not of the choice
+    assert "θ_3 is best: checks +40.0 ± 10.0 points over θ_0 (chosen by checks on the held-out rows)" in text
+    assert "50.0% ±10.0" in text
+
+
+def test_what_moved_stands_beside_each_figure(store: Store) -> None:
+    """▲ only where the interval leaves zero out, and less is better of an NLL."""
+    rows = rows_with_changes(played_turns(store, RECIPE), RECIPE.stop)
+    assert rows[0]["checks"] == "50.0% ±10.0"
+    assert rows[1]["checks"] == "50.0% ±10.0 (+20.0 ±10.0 ▲)"
+    assert rows[1]["NLL"] == "0.400 ±0.10 (-0.020 ±0.10)"
 
 
 def test_what_a_turn_won_is_said_with_its_interval(tmp_path: Path) -> None:
