@@ -41,7 +41,9 @@ class Session:
 
     def turn(self, iteration: int) -> TurnStages:
         """The stages of one iteration."""
-        return TurnStages.of(self.pinned, iteration, self.store.home)
+        trained = [turn.trained for turn in self.ledger.turns()[:iteration]]
+        steps = sum(ref.facts["steps"] for ref in trained if ref.done)
+        return TurnStages.of(self.pinned, iteration, self.store.home, steps)
 
     def do(self, name: str, stage: Stage) -> Ref:
         """Runs a stage's task in this thread, where a SIGTERM interrupts it, and returns its artifact.

@@ -18,14 +18,17 @@ from spin_core.report.lineage import made_of
 from spin_core.report.page.write import write_page
 from spin_core.report.results import LEGEND, played_turns, rows_with_changes, state_of, verdict, warnings_of
 from spin_core.report.table import shortcuts_line
+from spin_core.report.track import track
 from spin_core.store import Store
 
 
 @task(task_run_name="iter-{iteration} · report", cache_policy=NO_CACHE, persist_result=False)
 def report(store: Store, recipe: Recipe, iteration: int) -> None:
-    """Writes report.html; a table under one key a campaign, so that the UI keeps its history, and a page under one key an iteration."""
+    """Writes report.html, tells the trackers, and shows a table under one key a campaign, so that the UI keeps its history,
+    and a page under one key an iteration."""
     write_page(store, recipe)
     turns = played_turns(store, recipe)
+    track(store, recipe, turns)
     rows, said = rows_with_changes(turns, recipe.stop), verdict(turns, recipe.stop)
     create_table_artifact(rows, key=f"{recipe.name}-results", description=f"{said[0]}. {LEGEND}")
     pictures = {"Results": curves.held_out(turns, recipe.stop), "Training": curves.training(turns)}

@@ -20,6 +20,7 @@ BELOW = {
     "store": {"lm", *STAGES},
     "runtime": {"lm", *STAGES},
     "lm": STAGES,
+    "tracking": {"store", "recipe", "lm", *STAGES},
     "generation": {"pairs", "scoring", "training", "selection", "evaluation"},
     "training": {"generation", "selection", "evaluation"},
     "selection": {"generation", "pairs", "training", "evaluation"},

@@ -35,11 +35,12 @@ class TurnStages:
     recipe: Recipe  # of this iteration, see `Recipe.at`
     iteration: int
     home: Path
+    steps_before: int = 0  # that iterations before trained, for people
 
     @classmethod
-    def of(cls, recipe: Recipe, iteration: int, home: Path) -> TurnStages:
+    def of(cls, recipe: Recipe, iteration: int, home: Path, steps_before: int = 0) -> TurnStages:
         """The stages of one iteration of a whole recipe."""
-        return cls(recipe.at(iteration), iteration, home)
+        return cls(recipe.at(iteration), iteration, home, steps_before)
 
     @property
     def label(self) -> str:
@@ -98,7 +99,7 @@ class TurnStages:
 
     def player(self, origin: Ref, pairs: Ref, reference: Ref) -> Train:
         """The trained model: θ_{t+1} where nothing is chosen."""
-        return Train(self.recipe.training, origin, pairs, reference, self.label, f"{self.recipe.name}-{self.label}")
+        return Train(self.recipe.training, origin, pairs, reference, self.label, self.steps_before)
 
     @property
     def chooses(self) -> bool:

@@ -21,6 +21,8 @@ from spin_core.runtime.errors import BadInput
 from spin_core.runtime.process import die_with_parent, job_main
 from spin_core.runtime.progress import Progress, print_event
 from spin_core.scoring.beta import Surprise
+from spin_core.tracking.callback import Tracked
+from spin_core.tracking.trackers import Campaign
 from spin_core.training.changed import prove_changed
 from spin_core.training.epochs import EpochModels, epoch_ends
 from spin_core.training.files import complete, last_whole_checkpoint
@@ -56,8 +58,7 @@ def _arguments(job: dict[str, Any], accumulation: int, packed: bool) -> Training
         "save_total_limit": 1,
         "remove_unused_columns": False,
         "disable_tqdm": True,
-        "report_to": settings["report_to"] or "none",
-        "run_name": job["name"],
+        "report_to": "none",  # `Tracked` reports
     }
     if packed:
         return TrainingArguments(**arguments)
@@ -126,7 +127,6 @@ def _train(job: dict[str, Any]) -> None:
     goal = _objective(job)
     settings = job["training"] = job["training"] | {"beta": goal.beta}
     _check_reporters(settings["report_to"])
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", job["tensorboard"])  # its default is the folder of the checkpoints, which goes
     bf16 = settings["precision"] == "bf16"
     config = without_dropout(job["model"])
     rows = training_rows(Path(job["pairs"]), Path(job["reference"]), Path(job["work"]), settings["pairing"])
@@ -148,7 +148,8 @@ def _train(job: dict[str, Any]) -> None:
     if bf16:
         autocast_in_forward(model, args.device)
     log = MetricsLog(Path(job["work"]) / "metrics.jsonl")
-    common: dict[str, Any] = {"model": model, "args": args, "train_dataset": rows, "callbacks": [log]}
+    tracked = Tracked(settings["report_to"], Campaign(**job["tracked"]["campaign"]), job["tracked"]["first"])
+    common: dict[str, Any] = {"model": model, "args": args, "train_dataset": rows, "callbacks": [log, tracked]}
     trainer: PlannedTrainer
     if packed:
         trainer = SpinTrainer(data_collator=collate_pairs, **common)

@@ -36,7 +36,7 @@ class Train:
     pairs: Ref
     reference: Ref
     turn: str = ""  # for people
-    run_name: str = "spinflow"  # where `training.report_to` says
+    steps_before: int = 0  # of the campaign's iterations before, for `training.report_to`
 
     @property
     def label(self) -> str:
@@ -60,12 +60,11 @@ class Train:
         work = on.work_dir(self) / _checkpoints(sharding, len(group) * machines.count)
         work.mkdir(exist_ok=True)
         job = {
-            "name": self.run_name,
+            "tracked": {"campaign": {"name": on.campaign or "spinflow", "home": str(on.store.home)}, "first": self.steps_before},
             "model": str(self.model.path),
             "pairs": str(self.pairs.path),
             "reference": str(self.reference.path),
             "training": self.settings.model_dump() | {"precision": devices.precision(self.settings.precision)},
-            "tensorboard": str(on.store.home / "logs" / "tensorboard"),
             "work": str(work),
             "out": str(out),
         }
