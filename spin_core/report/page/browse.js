@@ -4,6 +4,7 @@
 (() => {
   const $ = (id) => document.getElementById(id);
   const about = JSON.parse($("about").textContent);
+  about.figures = Object.fromEntries(about.figures);
   const ROW = 60, MANY_WORDS = 1500;  // pixels of a row; words a side beyond which no difference is marked
   const list = $("list"), space = $("space"), detail = $("detail"), query = $("query"), panes = list.parentElement;
   const narrow = matchMedia("(max-width: 46rem)");
@@ -73,17 +74,15 @@
 
   const filter = () => {
     const words = query.value.toLowerCase().trim(), keep = KINDS[kind];
-    const was = chosen >= 0 ? shown[chosen] : null;
     for (const row of rows) row.change = change(row) ?? null;
     shown = rows.filter((row) => keep(row) && (!words || haystack(row).includes(words)));
     const key = SORTS[$("sort").value][1];
     if (key) shown = shown.map((row) => [key(row), row]).sort((a, b) => a[0] - b[0]).map((pair) => pair[1]);
     $("hits").textContent = `${shown.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")}`;
     space.style.height = `${shown.length * ROW}px`;
-    chosen = was ? shown.indexOf(was) : -1;
-    if (chosen < 0) list.scrollTop = 0;
-    draw();
-    if (chosen >= 0 || !narrow.matches) choose(Math.max(chosen, 0), false);
+    list.scrollTop = 0;
+    chosen = -1;
+    if (narrow.matches) draw(); else choose(0, false);
   };
 
   const draw = () => {

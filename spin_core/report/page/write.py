@@ -22,7 +22,7 @@ from spin_core.report.draw import curves, histograms
 from spin_core.report.draw.family import family
 from spin_core.report.lineage import made_of
 from spin_core.report.page.answers import held_out_answers
-from spin_core.report.results import LEGEND, played_turns, state_of, table_of, title, verdict, warnings_of
+from spin_core.report.results import HIDDEN, LEGEND, played_turns, state_of, table_of, title, verdict, warnings_of
 from spin_core.report.timeline import duration, timeline
 from spin_core.store import Store
 from spin_core.store.files import replace_text
@@ -93,10 +93,15 @@ def _of_turns(turns: Sequence[Turn], recipe: Recipe) -> dict[str, Any]:
             "players": [typeset(row.name) for row in rows],
             "best": best,
             "opponents": [turn.opponent for turn in turns],
-            "figures": {name: kind for name, kind in kinds.items() if name != "judge"},
+            "figures": sorted(((name, kind) for name, kind in kinds.items() if name != "judge"), key=lambda one: _order(one[0], metric)),
             "metric": metric if metric in kinds else "",
         },
     }
+
+
+def _order(figure: str, metric: str) -> tuple[bool, bool, bool]:
+    """What counts first, then what the table has, then the rest."""
+    return figure != metric, figure in HIDDEN, figure in {"tokens", "unfinished"}
 
 
 def _inline(pictures: Sequence[Any]) -> list[tuple[str, Markup]]:
@@ -105,9 +110,9 @@ def _inline(pictures: Sequence[Any]) -> list[tuple[str, Markup]]:
 
 
 def typeset(text: str) -> str:
-    """θ_12 as θ₁₂, a true minus, and no line that breaks before ±."""
+    """θ_12 as θ₁₂, a true minus, and no line that breaks before ± or %."""
     text = _PLAYER.sub(lambda found: "θ" + found[1].translate(_BELOW), text)
-    return _MINUS.sub("−", text).replace(" ± ", "\u00a0±\u00a0")
+    return _MINUS.sub("−", text).replace(" ± ", "\u00a0±\u00a0").replace(" %", "\u00a0%")
 
 
 def _shortcuts(turn: Turn) -> dict[str, float]:
