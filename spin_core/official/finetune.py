@@ -28,7 +28,7 @@ def finetune(store: Store, plan: Finetune) -> Path:
     model = on.build(Import(plan.recipe.model, store.home))
     pairs = on.build(OfficialPairs(plan, model, store))
     reference = on.build(Score(training, model, pairs, splits=("train",)))
-    player = on.build(Train(training, model, pairs, reference, run_name="official"))
+    player = on.build(Train(training, model, pairs, reference))
     copy_model(player.path, plan.output_dir)
     facts = player.facts
     tell("finetune", f"{facts['steps']} steps, last loss {facts['loss']:.3f}; the model is in {plan.output_dir}")

@@ -61,7 +61,7 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         folder = Path(os.environ.get("TENSORBOARD_LOGGING_DIR") or campaign.folder("tensorboard")) / campaign.name
-        self._writer: Any = SummaryWriter(str(folder), purge_step=again_from)  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(folder), purge_step=again_from)
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """See `Tracker`."""
