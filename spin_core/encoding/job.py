@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +14,9 @@ from spin_core.contracts.rows import ENCODED, REJECTED
 from spin_core.contracts.tables import TableWriter, count_rows, iter_tables, split_files
 from spin_core.runtime import process
 from spin_core.runtime.errors import BadInput
-from spin_core.runtime.progress import Progress, print_event
+from spin_core.runtime.progress import Teller
 
 _ROWS = 256  # rows that are rendered at once
-_EVENT_EVERY_S = 0.5
 
 
 def _work(job: dict[str, Any]) -> None:
@@ -56,7 +54,7 @@ class _Encoder:
         self.sizes = {split: count_rows(file) for split, file in self._files.items()}
         self._first, self.remedy = "", ""
         self._kinds: Counter[str] = Counter()
-        self._done, self._shown = 0, time.monotonic()
+        self._teller = Teller("", sum(self.sizes.values()), "rows")
 
     @property
     def problem(self) -> str:
@@ -93,19 +91,13 @@ class _Encoder:
                     left_out.append({"row_number": row["row_number"], "reason": str(found)})
                 else:
                     rows.append({"row_id": row["row_id"], "prompt_ids": found.prompt_ids, "real_ids": found.real_ids})
-            self._show(len(source))
+            self._teller.add(len(source))
             yield pa.Table.from_pylist(rows, schema=ENCODED), pa.Table.from_pylist(left_out, schema=REJECTED)
 
     def _too_long(self, tokens: int) -> Any:
         limit = self._prompt_limit
         reason = f"its prompt has {tokens} tokens, over data.max_prompt_tokens={limit}"
         return self._refused(f"with a prompt over {limit} tokens", reason, "raise data.max_prompt_tokens")
-
-    def _show(self, rows: int) -> None:
-        self._done += rows
-        if time.monotonic() - self._shown > _EVENT_EVERY_S:
-            self._shown = time.monotonic()
-            print_event(Progress("", self._done, sum(self.sizes.values()), "rows"))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from spin_core.contracts.tables import read_rows, texts_by_row
 from spin_core.runtime.errors import BadInput
 from spin_core.runtime.process import job_main
-from spin_core.runtime.progress import Progress, print_event
+from spin_core.runtime.progress import Teller
 
 _ASK = """Two assistants answered the same conversation. Decide which of the answers is better: more right, more helpful, and better \
 written. Longer is not better.
@@ -51,14 +51,12 @@ class Judge:
 
     async def prefer(self, asked: Sequence[Asked], what: str) -> list[float | None]:
         """How far A is preferred in each, 0 … 1; None for a refusal."""
-        gate, done = asyncio.Semaphore(self._open), 0
+        gate, teller = asyncio.Semaphore(self._open), Teller("judging", len(asked), "questions")
 
         async def one(client: httpx.AsyncClient, question: Asked) -> float | None:
-            nonlocal done
             async with gate:
                 found = await self._ask(client, question)
-            done += 1
-            print_event(Progress("judging", done, len(asked), "questions", what))
+            teller.add(1, what)
             return found
 
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}

@@ -73,5 +73,6 @@ class Harness:
                 "splits": list(self.splits),
                 "out": str(out),
             }
-            env = {"OPENAI_API_KEY": engine.address.key}  # the client reads it there, and no file has it
+            # the client reads its key there, and no file has it; bars without a line end would swallow what the child tells
+            env = {"OPENAI_API_KEY": engine.address.key, "TQDM_DISABLE": "1"}
             on.job("spin_core.judging.harness_job", job, f"harness-{self.spec().digest}", self.label, env=env)

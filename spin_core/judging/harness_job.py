@@ -11,17 +11,17 @@ from spin_core.judging.evaluators import Figure
 from spin_core.judging.figures import write_figures
 from spin_core.runtime.errors import BadInput
 from spin_core.runtime.process import job_main
+from spin_core.runtime.progress import Teller
 
 _METRICS = ("acc_norm", "acc", "exact_match", "prompt_level_strict_acc")  # of a task that has several, the first is the figure
 _SHARES = {*_METRICS, "em", "f1"}
 
 
 def _work(job: dict[str, Any]) -> None:
-    from lm_eval.models.openai_completions import LocalCompletionsAPI
     from lm_eval.tasks import TaskManager
 
     settings = job["settings"]
-    served = LocalCompletionsAPI(
+    served = _client()(
         base_url=f"{job['url']}/v1/completions",
         model=job["served"],
         tokenizer=job["model"],
@@ -46,6 +46,31 @@ def _work(job: dict[str, Any]) -> None:
     figures = {name: _spread(figure, rows, ids) for name, (rows, figure) in found.items()}
     for split in job["splits"]:
         write_figures(out, split, ids, figures)
+
+
+def _client() -> Any:
+    """The harness's own client, which also tells how many of a task's requests are answered."""
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+
+    class Client(LocalCompletionsAPI):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._teller = Teller("", 0, "requests")
+
+        def loglikelihood(self, requests: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+            self._teller.add(0, ahead=len(requests))
+            return super().loglikelihood(requests, *args, **kwargs)
+
+        def generate_until(self, requests: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+            self._teller.add(0, ahead=len(requests))
+            return super().generate_until(requests, *args, **kwargs)
+
+        async def amodel_call(self, *args: Any, **kwargs: Any) -> Any:
+            answers = await super().amodel_call(*args, **kwargs)
+            self._teller.add(len(answers))
+            return answers
+
+    return Client
 
 
 def _evaluated(served: Any, manager: Any, name: str, shots: int | None, limit: int | None) -> dict[str, Any]:

@@ -7,7 +7,6 @@ index over the rows, and memory for a few thousand of them.
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,10 +24,9 @@ from spin_core.encoding.ends import Ends, ended_N, read_ends, without_end
 from spin_core.pairs.shortcuts import Shortcuts, speller
 from spin_core.runtime import process
 from spin_core.runtime.errors import BadInput, Corrupt
-from spin_core.runtime.progress import Progress, print_event
+from spin_core.runtime.progress import Teller
 
 _BLOCK = 4096  # rows that are joined at once
-_EVENT_EVERY_S = 0.5
 _WHOLE = pa.array(ANSWERED)
 
 
@@ -96,7 +94,7 @@ class _Join:
         self._shards = [Path(shard) / "shard.parquet" for shard in job[split]]
         self._total = count_rows(self._encoded_file)
         self._samples: int | None = None  # of each row
-        self._done, self._shown = 0, time.monotonic()
+        self._done, self._teller = 0, Teller("", self._total, f"{split} rows")
         self.counts: Counter[str] = Counter(identical=0, refused=0)
 
     def write(self, sink: TableWriter) -> Counter[str]:
@@ -117,7 +115,8 @@ class _Join:
             if self._shortcuts and pairs.num_rows:
                 self._shortcuts.add(*(pairs[name].combine_chunks() for name in ("real_ids", "generated_ids")))
             sink.write(pairs)
-            self._show(int(row_N[-1]) + 1)
+            self._done += int(row_N[-1]) + 1
+            self._teller.add(int(row_N[-1]) + 1)
         if self._done != self._total:
             self._prove()
         return self.counts
@@ -168,12 +167,6 @@ class _Join:
         raise Corrupt(
             f"gather: the {self._split} shards are not in the order of the prompts and their samples", remedy="run generate again"
         )
-
-    def _show(self, rows: int) -> None:
-        self._done += rows
-        if time.monotonic() - self._shown > _EVENT_EVERY_S:
-            self._shown = time.monotonic()
-            print_event(Progress("", self._done, self._total, f"{self._split} rows"))
 
 
 def _identical(talks: pa.Array, real_ids: pa.Array, generated_ids: pa.Array, texts: pa.Array, ends: Ends) -> pa.BooleanArray:

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from spin_core.campaign.ledger import Ledger
-from spin_core.campaign.plan import survey
+from spin_core.campaign.survey import survey
 from spin_core.recipe import Recipe
 from spin_core.runtime.errors import SpinflowError
 from spin_core.store import Store

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 from spin_core.runtime.redact import redact
 
 _PREFIX = "@progress "
+_EVERY_S = 0.5
 MACHINE = "this machine"  # the name of what a child says of it
 
 
@@ -50,6 +52,25 @@ def tell(name: str, text: str) -> None:
 def print_event(event: Progress) -> None:
     """In a child process: sends the event to the parent as a line on stdout."""
     print(_PREFIX + json.dumps(asdict(event)), flush=True)
+
+
+class Teller:
+    """In a child process: prints how far a piece of work is, at its beginning, twice a second at most, and when nothing is left."""
+
+    def __init__(self, name: str, total: float, unit: str, done: float = 0) -> None:
+        self._name, self._total, self._unit, self._done, self._due = name, total, unit, done, 0.0
+        self.add(0)
+
+    def add(self, more: float, note: str = "", *, ahead: float = 0) -> None:
+        """So much more is done; so much more is now known to be `ahead`."""
+        self._done, self._total, now = self._done + more, self._total + ahead, time.monotonic()
+        if self._total and (now >= self._due or self._done >= self._total):
+            self._due = now + _EVERY_S
+            self.tell(note)
+
+    def tell(self, note: str = "") -> None:
+        """Prints where it stands, for a child that goes on no further than this."""
+        print_event(Progress(self._name, self._done, self._total, self._unit, note))
 
 
 def parse_line(line: str) -> Progress | None:

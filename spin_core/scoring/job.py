@@ -18,14 +18,13 @@ from spin_core.lm.device import compute_device
 from spin_core.lm.layout import choose_layout, step_of
 from spin_core.lm.logprobs import answer_logps
 from spin_core.runtime.process import job_main
-from spin_core.runtime.progress import Progress, print_event
+from spin_core.runtime.progress import Teller
 from spin_core.scoring.scores import IDS, SECONDS, SHARD_SCORES
 from spin_core.store.files import whole
 from spin_core.store.locks import untaken
 
 _TOKENS = 8192  # tokens in one forward pass, padding included; changes memory and speed only
 _SIDES = ("prompt_ids", "real_ids", "generated_ids")
-_EVENT_EVERY_S = 0.5
 Rows = Sequence[tuple[list[int], list[int], list[int]]]  # ids of prompt, human answer and sampled answer
 
 
@@ -93,22 +92,22 @@ class _Tally:
     """What this child has scored, for people."""
 
     def __init__(self, job: dict[str, Any]) -> None:
-        self._before, self._total, self._devices = job["done"], job["total"], job["devices"]
-        self._pairs, self._seconds, self._shown = 0, 0.0, 0.0
-        print_event(Progress("scoring", self._before, self._total, "pairs"))
+        self._teller, self._devices = Teller("scoring", job["total"], "pairs", job["done"]), job["devices"]
+        self._pairs, self._seconds = 0, 0.0
 
     def add(self, pairs: int, seconds: float) -> None:
         """Tells of a batch."""
         self._pairs, self._seconds = self._pairs + pairs, self._seconds + seconds
-        if time.monotonic() - self._shown > _EVENT_EVERY_S:
-            self.show()
+        self._teller.add(pairs, self._rate)
 
-    def show(self) -> None:
-        """Tells where it stands."""
-        self._shown = time.monotonic()
+    def end(self) -> None:
+        """Tells what this child has done: others may do the rest."""
+        self._teller.tell(self._rate)
+
+    @property
+    def _rate(self) -> str:
         rate = f"{self._pairs / max(self._seconds, 1e-9):.1f} pairs/s" if self._pairs else ""
-        note = f"{rate} on each of {self._devices} devices" if rate and self._devices > 1 else rate
-        print_event(Progress("scoring", self._before + self._pairs, self._total, "pairs", note))
+        return f"{rate} on each of {self._devices} devices" if rate and self._devices > 1 else rate
 
 
 def _score_shard(scorer: Scorer, rows: Rows, ids: pa.Table, tally: _Tally) -> pa.Table:
@@ -144,7 +143,7 @@ def _score(job: dict[str, Any]) -> None:
         found = _score_shard(scorer, rows, table.select(IDS), tally)
         with whole(target) as part:
             pq.write_table(found, part, compression="zstd")
-    tally.show()
+    tally.end()
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +11,12 @@ import pyarrow.parquet as pq
 
 from spin_core.contracts.tables import id_lists
 from spin_core.runtime.process import job_main
-from spin_core.runtime.progress import Progress, print_event
+from spin_core.runtime.progress import Teller
 from spin_core.scoring.job import Rows, Scorer
 from spin_core.selection.choice import Candidate
 from spin_core.selection.weights import scored_folder, write_player
 from spin_core.store.files import whole
 from spin_core.store.locks import untaken
-
-_EVENT_EVERY_S = 0.5
 
 
 def _work(job: dict[str, Any]) -> None:
@@ -33,12 +29,12 @@ def _work(job: dict[str, Any]) -> None:
 def _score(job: dict[str, Any]) -> None:
     """Takes one candidate after the other that no other child has taken."""
     rows = _read(Path(job["rows"]))
-    show = _shower(job["done"] * len(rows), job["total"] * len(rows))
+    teller = Teller("choosing", job["total"] * len(rows), "rows", job["done"] * len(rows))
     found = {Path(entry["file"]): Candidate(entry["epoch"], entry["gamma"]) for entry in job["candidates"]}
     for target in untaken(found):
         work = target.with_suffix("")
         folder = scored_folder(job, found[target], work)
-        logps = _logps(job | {"model": str(folder)}, rows, show)
+        logps = _logps(job | {"model": str(folder)}, rows, teller)
         shutil.rmtree(work, ignore_errors=True)
         with whole(target) as part:
             pq.write_table(pa.table({"real_logp": pa.array(logps, pa.float64())}), part)
@@ -51,29 +47,14 @@ def _read(file: Path) -> Rows:
     return list(zip(prompts, answers, answers, strict=True))
 
 
-def _logps(job: dict[str, Any], rows: Rows, show: Callable[[int], None]) -> list[float]:
+def _logps(job: dict[str, Any], rows: Rows, teller: Teller) -> list[float]:
     """Summed log-probs of the human answers under one model, nats; the model goes with the call."""
     scorer, logps = Scorer(job, None, rows), [0.0] * len(rows)
     for batch in scorer.batches(rows):
         for index, logp in zip(batch, scorer.score([rows[i] for i in batch])[0], strict=True):
             logps[index] = logp
-        show(len(batch))
+        teller.add(len(batch))
     return logps
-
-
-def _shower(done: int, total: int) -> Callable[[int], None]:
-    """Tells of so many more rows, twice a second at most but for the last."""
-    last = 0.0
-
-    def show(rows: int) -> None:
-        nonlocal done, last
-        done += rows
-        if time.monotonic() - last > _EVENT_EVERY_S or done >= total:
-            last = time.monotonic()
-            print_event(Progress("choosing", done, total, "rows"))
-
-    show(0)
-    return show
 
 
 if __name__ == "__main__":

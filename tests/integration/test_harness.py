@@ -24,6 +24,7 @@ from spin_core.judging.harness_job import figure_of
 from spin_core.recipe import GenerationSettings, HarnessSettings, JudgeSettings, ModelSettings
 from spin_core.runtime.errors import BadInput
 from spin_core.runtime.launcher import Launcher
+from spin_core.runtime.progress import Progress, listen
 from spin_core.store import Ref, Spec, Store
 from tests.stages import import_model
 
@@ -80,11 +81,16 @@ def test_the_stage_is_the_harness_by_hand(tmp_path: Path, tiny_model: Path, task
     store = Store(tmp_path / "home")
     model = import_model(store, ModelSettings(name=str(tiny_model)))
     stage = harness(model, tasks)
+    told: list[Progress] = []
+    end = listen(told.append)
     with EnginePool(store) as pool:
         made = Launcher(store, engines=pool).build(stage)
+        end()
         with pool.lease(Sampler(model, stage.generation, 1000 - 32), 1) as engine:  # the same one
             assert isinstance(engine, VllmServer)
             judge_answers(tmp_path, engine.address)
+    asked = [event for event in told if event.unit == "requests"]
+    assert (asked[-1].done, asked[-1].total) == (30 * 3 + 30, 30 * 3 + 30)  # an option each, and an answer each
     by_hand = tmp_path / "by_hand.json"
     subprocess.run([sys.executable, "-c", BY_HAND, str(model.path), str(tasks), str(by_hand)], check=True, capture_output=True)
     expected, found = json.loads(by_hand.read_text()), json.loads((made.path / "results.json").read_text())

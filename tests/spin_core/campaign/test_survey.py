@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from spin_core.campaign.ledger import Ledger
-from spin_core.campaign.plan import survey
+from spin_core.campaign.survey import survey
 from spin_core.campaign.turn import TurnStages
 from spin_core.campaign.walk import Played, walk
 from spin_core.contracts.rows import ENCODED
