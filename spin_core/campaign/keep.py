@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from spin_core.campaign.ledger import Ledger
-from spin_core.campaign.plan import footprint
+from spin_core.campaign.survey import footprint
 from spin_core.campaign.workspace import running
 from spin_core.runtime.errors import SpinflowError
 from spin_core.store import MANIFEST, Store

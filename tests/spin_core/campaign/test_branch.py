@@ -9,7 +9,7 @@ from spin_core.campaign.ledger import Ledger
 from spin_core.recipe import load_recipe
 from spin_core.runtime.errors import BadInput
 from spin_core.store import Store
-from tests.spin_core.campaign.test_plan import play, recipe, said
+from tests.spin_core.campaign.test_survey import play, recipe, said
 
 
 def test_what_comes_before_is_shared(tmp_path: Path, tiny_model: Path) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from tests.spin_core.campaign.test_survey import Builds, play, recipe
 
 from spin_core.campaign.keep import look
 from spin_core.campaign.ledger import Ledger
-from spin_core.campaign.plan import survey
+from spin_core.campaign.survey import survey
 from spin_core.campaign.turn import TurnStages
 from spin_core.campaign.walk import Played, walk
 from spin_core.campaign.workspace import campaign_lock, cleaning, link
@@ -20,7 +21,6 @@ from spin_core.inspect.holdings import collect
 from spin_core.runtime.errors import BadInput
 from spin_core.store import MANIFEST, Spec, Store
 from spin_core.store.locks import locked
-from tests.spin_core.campaign.test_plan import Builds, play, recipe
 
 BOTH = [{}, {}]
 
