@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from spin_core.campaign.ledger import Ledger
-from spin_core.campaign.plan import Line, survey
+from spin_core.campaign.survey import Line, survey
 from spin_core.campaign.workspace import latest_logs, running
 from spin_core.recipe import Recipe
 from spin_core.runtime.board import Entry, Shown, read_board

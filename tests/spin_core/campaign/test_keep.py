@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from tests.spin_core.campaign.test_survey import Builds, play, recipe
 
 from spin_core.campaign.keep import look
 from spin_core.campaign.ledger import Ledger
@@ -21,6 +20,7 @@ from spin_core.inspect.holdings import collect
 from spin_core.runtime.errors import BadInput
 from spin_core.store import MANIFEST, Spec, Store
 from spin_core.store.locks import locked
+from tests.spin_core.campaign.test_survey import Builds, play, recipe
 
 BOTH = [{}, {}]
 
