@@ -5,7 +5,8 @@
   const $ = (id) => document.getElementById(id);
   const about = JSON.parse($("about").textContent);
   about.figures = Object.fromEntries(about.figures);
-  const ROW = 60, MANY_WORDS = 1500;  // pixels of a row; words a side beyond which no difference is marked
+  const ROW = 60, MANY_WORDS = 1500, LITTLE = 0.3;
+  // pixels of a row; words a side beyond which, and the share in common below which no difference is marked
   const list = $("list"), space = $("space"), detail = $("detail"), query = $("query"), panes = list.parentElement;
   const narrow = matchMedia("(max-width: 46rem)");
   let rows = [], shown = [], chosen = -1, kind = "all";
@@ -101,7 +102,7 @@
       line.append(make("span", row.p.length ? row.p[row.p.length - 1][1].replace(/\s+/g, " ").slice(0, 160) : ""));
       const by = row.change > 1e-9 ? "better" : row.change < -1e-9 ? "worse" : "";
       line.append(make("span", signed(name, row.change), `change ${better(name) ? by : ""}`));
-      line.append(make("span", about.players.map((_, player) => told(name, value(row, name, player))).join("  →  "), "values"));
+      line.append(make("span", about.players.map((_, player) => told(name, value(row, name, player))).join(" → "), "values"));
       found.push(line);
     }
     space.replaceChildren(...found);
@@ -143,15 +144,36 @@
       else { add("ins", b[start + j]); j++; }
     }
     for (let k = a.length - end; k < a.length; k++) add("", a[k]);
-    const shared = parts.some(([tag, words]) => !tag && words.trim());
-    return shared || !old || !now ? parts : [["ins", now]];  // nothing in common: what was before says nothing here
+    return readable(parts);
   };
 
+  // a word or two that happen to be in both are no reason to break a change in two
+  const readable = (parts) => {
+    const found = [];
+    let gone = "", added = "";
+    const flush = () => {
+      if (gone) found.push(["del", gone]);
+      if (added) found.push(["ins", added]);
+      gone = added = "";
+    };
+    parts.forEach(([tag, words], place) => {
+      const short = words.trim().split(/\s+/).length <= 2 && (gone || added) && place < parts.length - 1;
+      if (tag === "del" || (!tag && short)) gone += words;
+      if (tag === "ins" || (!tag && short)) added += words;
+      if (!tag && !short) { flush(); found.push(["", words]); }
+    });
+    flush();
+    return found;
+  };
+
+  // a text with its differences from another one, or as it is where they have little in common
   const marked = (text, old) => {
     const found = make("p", undefined, "text"), parts = old === undefined ? null : differences(old, text);
-    if (!parts) found.textContent = text;
-    else for (const [tag, words] of parts) found.append(tag ? make(tag, words) : document.createTextNode(words));
-    if (text === "") found.append(make("span", "(empty)", "role"));
+    const shared = parts ? parts.reduce((sum, [tag, words]) => sum + (tag ? 0 : words.trim().length), 0) : 0;
+    if (!parts || shared < LITTLE * Math.max(text.length, old.length)) {
+      found.textContent = text || "(empty)";
+      if (parts && (text || old)) found.prepend(make("span", "little in common", "tag"));
+    } else for (const [tag, words] of parts) found.append(tag ? make(tag, words) : document.createTextNode(words));
     return found;
   };
 
@@ -212,6 +234,24 @@
     }
     detail.replaceChildren(...found, sides, steps);
     detail.scrollTop = 0;
+    highlight();
+  };
+
+  // what was searched for, where it is read
+  const highlight = () => {
+    if (!CSS.highlights) return;
+    const words = query.value.toLowerCase().trim(), ranges = [];
+    const texts = document.createTreeWalker(detail, NodeFilter.SHOW_TEXT);
+    while (words && ranges.length < 500 && texts.nextNode()) {
+      const node = texts.currentNode, text = node.data.toLowerCase();
+      for (let at = text.indexOf(words); at >= 0 && at + words.length <= node.length; at = text.indexOf(words, at + words.length)) {
+        const range = document.createRange();
+        range.setStart(node, at);
+        range.setEnd(node, at + words.length);
+        ranges.push(range);
+      }
+    }
+    CSS.highlights.set("found", new Highlight(...ranges));
   };
 
   const press = (event) => {

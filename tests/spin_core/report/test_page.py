@@ -196,6 +196,28 @@ def test_filters_say_what_the_figures_say(page: Page, small: Path) -> None:
 
 
 @needs_browser
+def test_marks_change_no_answer(page: Page, small: Path) -> None:
+    """Without what is struck out it is the player's answer, without what is added its opponent's."""
+    page.show(small)
+    page.until(READY)
+    read = """[...document.querySelectorAll('.side')].map((side) => ['del', 'ins'].map((tag) => {
+      const text = side.querySelector('p.text').cloneNode(true);
+      text.querySelectorAll(`${tag}, .tag`).forEach((part) => part.remove());
+      return text.textContent;
+    }))"""
+    marked = 0
+    for row in unpacked(small)[:12]:
+        (first, _), *others = page.run(read)
+        assert first == row["a"][0]["d"][0]
+        for player, (now, before) in enumerate(others, start=1):
+            assert now == row["a"][player]["d"][0]
+            assert before in {row["a"][player - 1]["d"][0], now}  # not marked at all where little is in common
+            marked += now != before
+        page.press("j")
+    assert marked > 12
+
+
+@needs_browser
 def test_five_thousand_rows_are_filtered_within_100_ms(page: Page, large: Path) -> None:
     """Typed letter by letter and switched, layout included; only what is seen is drawn."""
     page.show(large)
