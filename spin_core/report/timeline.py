@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spin_core.campaign.ledger import Turn
-from spin_core.store import Ref
+from spin_core.store import MANIFEST, Ref
 
 _GAP_S = 60.0  # a pause that is longer is not drawn to scale
 _GAP = 0.03  # of the whole, that such a pause takes
@@ -107,17 +107,17 @@ def _named(name: str, turn: Turn) -> str:
 
 def _ran(name: str, refs: Sequence[Ref], campaign: str) -> Ran:
     manifests = [ref.manifest for ref in refs]
-    spans = [_span(manifest) for manifest in manifests]
+    spans = [_span(manifest, (ref.path / MANIFEST).stat().st_mtime) for manifest, ref in zip(manifests, refs, strict=True)]
     begun, worked, ended = min(span[0] for span in spans), min(span[1] for span in spans), max(span[2] for span in spans)
     made_for = {manifest["facts"].get("campaign", campaign) for manifest in manifests} - {campaign}
     says = _says([manifest["facts"] for manifest in manifests], ended - worked)
     return Ran(name, begun, worked, ended, says, ", ".join(sorted(made_for)))
 
 
-def _span(manifest: Mapping[str, Any]) -> tuple[float, float, float]:
-    """Begin, begin of work, end. A manifest's own time is in whole seconds."""
-    facts = manifest["facts"]
-    ended = facts["ended"] if "ended" in facts else float(calendar.timegm(time.strptime(manifest["created"], "%Y-%m-%dT%H:%M:%SZ")))
+def _span(manifest: Mapping[str, Any], written: float) -> tuple[float, float, float]:
+    """Begin, begin of work, end. A manifest says its time in whole seconds; its file's is finer, if it is still the first one."""
+    facts, created = manifest["facts"], float(calendar.timegm(time.strptime(manifest["created"], "%Y-%m-%dT%H:%M:%SZ")))
+    ended = facts.get("ended", written if 0 <= written - created < 2 else created)
     begun = ended - facts["seconds"]
     worked = facts["started"] if "started" in facts else begun + facts.get("waited", 0.0)
     return begun, min(max(begun, worked), ended), ended

@@ -109,12 +109,13 @@ def _training_panel(
     accuracy = head == "Reward accuracy"
     panel = Panel((0, max(total, 1)), (0.0, 1.0) if accuracy else around(values), "step", percent=accuracy)
     panel.grid([(tick, f"{tick:,.0f}") for tick in ticks(0, max(total, 1)) if tick == int(tick)])
+    narrow = any(panel.across.at(stop) - panel.across.at(start) < 58 for start, stop in itertools.pairwise((*offsets, total)))
     for number, start in enumerate(offsets):
         x = panel.across.at(start)
         if number:
             panel.add(f'<path class="turn" d="M{x:.1f} {panel.up.stop}V{panel.up.start}"/>')
         if len(offsets) > 1:
-            panel.text(x + 3, panel.up.stop - 6, f"{number}" if len(offsets) > 4 else f"iteration {number}", "tick")
+            panel.text(x + 3, panel.up.stop - 6, f"{number}" if narrow else f"iteration {number}", "tick")
     ends = []
     for kind, _name, parts in lines:
         for points in parts:

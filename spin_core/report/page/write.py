@@ -82,6 +82,7 @@ def _of_turns(turns: Sequence[Turn], recipe: Recipe) -> dict[str, Any]:
         "training": _inline(curves.training(turns)),
         "histograms": _inline(histograms.before_after(turns)),
         "shortcuts": [(turn.iteration, _shortcuts(turn)) for turn in turns if turn.ref("pairs").facts.get("shortcuts")],
+        "told_apart": [f"iteration {turn.iteration}: {line}" for turn in turns for line in turn.ref("pairs").facts.get("warnings", ())],
         "diagnostics": _diagnostics(turns),
         "timeline": timeline(turns, recipe.name),
         "family": Markup(typeset(family(rows, title(metric)))),
