@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from tests.spin_core.campaign.test_plan import play, recipe
+from tests.spin_core.campaign.test_survey import play, recipe
 
 from spin_core.campaign.workspace import campaign_lock, open_run_logs
 from spin_core.report.watch import watch
