@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from tests.spin_core.campaign.test_survey import play, recipe
 
 from spin_core.campaign.workspace import campaign_lock, open_run_logs
 from spin_core.report.watch import watch
 from spin_core.runtime.board import Board
 from spin_core.runtime.progress import Progress
 from spin_core.store import Store
+from tests.spin_core.campaign.test_survey import play, recipe
 
 LOG = """19:19:22.058 | INFO    | Flow run 'c' - fine
 19:19:23.058 | ERROR   | Task run 'iter-1 · train' - the trainer ended with status -9; see finetune.log
