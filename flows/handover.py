@@ -96,3 +96,23 @@ def init(
         ready = begin(Store(home), model, data, out, console)
     if not ready:
         raise typer.Exit(2)
+
+
+@app.command()
+def chat(
+    campaign: CampaignName,
+    iteration: Annotated[str, typer.Option("--iteration", metavar="best|N", help=PLAYER)] = "best",
+    against: Annotated[str, typer.Option("--against", metavar="best|N", help="The other player.")] = "0",
+    temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest tokens.")] = 1.0,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Talk to two players of a campaign side by side, each with the conversation as it went with it. /reset, /quit.
+
+    Without a terminal, questions are read line by line: echo "Who are you?" | spinflow chat demo --temperature 0
+    """
+    from spin_core.chat.chat import chat as talk
+    from spin_core.export.export import choose
+
+    store = Store(home)
+    chosen = {found.number: found for found in (choose(store, campaign, against), choose(store, campaign, iteration))}
+    talk(store, [*chosen.values()], temperature, Console())

@@ -46,20 +46,27 @@ def die_with_parent() -> None:
 
 
 def spawn(
-    command: Sequence[str], log: Path, env: Mapping[str, str] | None = None, *, pipe: bool = False, fds: Sequence[int] = ()
+    command: Sequence[str],
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    *,
+    pipe: bool = False,
+    talk: bool = False,
+    fds: Sequence[int] = (),
 ) -> subprocess.Popen[str]:
     """Starts a child that dies with this process's starting thread and is ended by `end_all`.
 
-    With `pipe`, stdout and stderr can be read line by line; otherwise they go to `log`. The child inherits `fds` (see `devices.Hold`).
+    With `pipe`, stdout and stderr can be read line by line; otherwise they go to `log`. With `talk`, it can be written to and its
+    stdout be read, and stderr goes to `log`. The child inherits `fds` (see `devices.Hold`).
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     mark = uuid4().hex
     with log.open("a") as handle:
         child = subprocess.Popen(
             list(command),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if pipe else handle,
-            stderr=subprocess.STDOUT,
+            stdin=subprocess.PIPE if talk else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if pipe or talk else handle,
+            stderr=handle if talk else subprocess.STDOUT,
             encoding="utf-8",
             errors="replace",
             env=environment.of_child({**(env or {}), _MARK: mark}),

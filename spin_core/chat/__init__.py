@@ -1,0 +1,1 @@
+"""Talking to players of a campaign, side by side."""
