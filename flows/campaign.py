@@ -10,7 +10,6 @@ from flows.session import SHARDS_IN_FLIGHT, session
 from spin_core.campaign.rules import end_of
 from spin_core.recipe import Recipe
 from spin_core.runtime.progress import tell
-from tasks.report import report
 
 
 @flow(name="spin-campaign", task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_IN_FLIGHT), persist_result=False, log_prints=False)
@@ -29,7 +28,7 @@ def spin_campaign(recipe: Recipe, overrides: list[str] | None = None, recipe_fil
         campaign = Campaign(run)
         for iteration in range(len(run.recipe.iterations)):
             campaign = campaign.next()
-            report(run.store, run.recipe, iteration)
+            run.show(iteration)
             if reason := end_of(campaign.outcomes, run.recipe.stop):
                 tell(f"iter-{iteration} · the campaign ends here", reason)
                 break

@@ -18,7 +18,6 @@ from spin_core.campaign.workspace import link
 from spin_core.recipe import Recipe
 from spin_core.runtime.errors import BadInput
 from spin_core.runtime.progress import tell
-from tasks.report import report
 
 
 @dataclass(frozen=True)
@@ -79,5 +78,5 @@ def spin_iteration(
         campaign = Campaign(run)
         for _ in range(last + 1):
             campaign = campaign.next()
-        report(run.store, run.recipe, last)
+        run.show(last)
         return campaign.best

@@ -21,9 +21,10 @@ from spin_core.recipe import Recipe, load_recipe, with_overrides
 from spin_core.runtime import devices, environment, leftovers, process, surroundings
 from spin_core.runtime.errors import BadInput, SpinflowError
 from spin_core.runtime.launcher import Launcher, Stage
-from spin_core.runtime.progress import Progress, emit
+from spin_core.runtime.progress import Progress, emit, tell
 from spin_core.store import Ref, Store
 from tasks.build import build
+from tasks.report import report
 
 DEFAULT_HOME = "~/.spinflow"
 SHARDS_IN_FLIGHT = 256  # threads that wait for an engine or its answers; the pool bounds what each engine gets
@@ -71,6 +72,12 @@ class Session:
                 remedy="run again, only those are redone",
             )
         return tuple(self.store.ref(shard.spec()) for shard in shards)
+
+    def show(self, iteration: int) -> None:
+        """The campaign's page and what the UI and the trackers are shown; a mistake there is told and costs nobody their model."""
+        state = report(self.store, self.recipe, iteration, return_state=True)
+        if not state.is_completed():
+            tell(f"iter-{iteration} · report", f"it could not be made: {state.message}")
 
     def free_devices(self) -> None:
         """Ends the engines: training and scoring need what they hold."""

@@ -127,6 +127,14 @@ class Made:
 
         return self._build("judged", f"{number}", write)
 
+    def _benchmark(self, number: int) -> Ref:
+        """Its documents are no held-out rows."""
+
+        def write(out: Path) -> None:
+            write_figures(out, "test", ["doc 1", "doc 2"], {"gsm8k": Figure([1.0, 0.0], "share", "higher")})
+
+        return self._build("judged", f"benchmark {number}", write)
+
     def _pairs(self, turn: int) -> Ref:
         same = {"iteration": turn, "sample": 0, "prompt_ids": [1], "generated_ids": [4, 5], "finish_reason": "stop", "check": None}
 
@@ -190,7 +198,7 @@ class Made:
         made |= {"pairs": self._pairs(turn), "reference": self._scored(turn, "before", 0.0), "scored": self._scored(turn, "after", 1.0)}
         made |= {"model": self._model(f"{turn + 1}", 40), "evaluation": self._build("evaluation", f"{turn}", write)}
         made |= {} if turn else {"start-judged-all": self._judged(0)}
-        made |= {"judged-all": self._judged(turn + 1), "train_shards": ()}
+        made |= {"judged-all": self._judged(turn + 1), "judged-harness": self._benchmark(turn + 1), "train_shards": ()}
         for name, number in (("", turn), ("new_", turn + 1)):
             first, more = self._shards[number]
             made |= {f"{name}test_shards": (first,), f"{name}more_test_shards": (more,)}

@@ -17,8 +17,11 @@ from spin_core.generation.engine import Answer, OnAnswer, Prompt
 from spin_core.generation.pool import EnginePool
 from spin_core.generation.stage import shards
 from spin_core.recipe import Recipe
+from spin_core.report.results import played_turns
 from spin_core.runtime.errors import ChildCrash, SpinflowError
+from spin_core.runtime.progress import Progress, listen
 from spin_core.store import Ref, Store
+from tests.campaigns import Made
 from tests.stages import session_of
 from tests.tiny import make_encoded
 
@@ -75,6 +78,23 @@ def test_a_shard_without_luck_does_not_stop_the_others(tmp_path: Path, prefect_s
     rows = [row for ref in refs for row in read_rows(ref.path / "shard.parquet")]
     assert [row["row_id"] for row in rows] == [f"{number:016x}" for number in range(6)]
     assert [row["finish_reason"] for row in rows] == ["stop"] * 4 + ["error: no", "stop"]
+
+
+def test_a_page_that_cannot_be_made_costs_nobody_their_model(tmp_path: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake in the page would end every run of a campaign at the same place, after hours of training."""
+    made, heard = Made(Store(tmp_path), 8, 1), list[Progress]()
+    (played_turns(made.store, made.recipe)[0].ref("evaluation").path / "samples.parquet").unlink()
+
+    @flow(persist_result=False)
+    def stage() -> str:
+        session_of(made.store, made.recipe, EnginePool(made.store)).show(0)
+        return "the best model"
+
+    end = listen(heard.append)
+    assert stage() == "the best model"
+    end()
+    assert [event.name for event in heard] == ["iter-0 · report"]
+    assert "samples.parquet" in heard[0].note
 
 
 def test_a_session_guards_its_process(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from spin_core.campaign.ledger import Turn
 from spin_core.contracts.rows import ANSWERED, GREEDY, PAIRS_OF
-from spin_core.contracts.tables import count_rows, iter_tables
+from spin_core.contracts.tables import iter_tables
 from spin_core.report.draw.histograms import margins
 from spin_core.report.players import players
 from spin_core.store import Ref
@@ -60,22 +60,23 @@ class Answers:
 
     packed: str  # base64
     rows: int
+    figures: list[str]  # those with a value a row; benchmarks have rows of their own
     says: str
 
 
 def held_out_answers(turns: Sequence[Turn]) -> Answers:
     """Every held-out row of the newest turn: its prompt, the human answer, every player's answers, figures and margins."""
-    prompts = turns[-1].ref("prompts").path / "test.parquet"
-    rows = count_rows(prompts)
+    table = _Table(turns)
+    rows = len(table.order)
     allowed = max(_AT_LEAST, rows * BYTES_A_ROW) * 3 // 4
     some = min(rows, _TRIED)
-    likely = [kept for kept in LADDER if _packed(islice(_rows(turns, prompts, kept), some), allowed * some // max(rows, 1)) is not None]
+    likely = [kept for kept in LADDER if _packed(islice(table.rows(kept), some), allowed * some // max(rows, 1)) is not None]
     for kept in (*likely, LADDER[-1]):
-        packed = _packed(_rows(turns, prompts, kept), allowed if kept is not LADDER[-1] else None)
+        packed = _packed(table.rows(kept), allowed if kept is not LADDER[-1] else None)
         if packed is not None:
             break
     assert packed is not None
-    return Answers(base64.b64encode(packed).decode(), rows, kept.says)
+    return Answers(base64.b64encode(packed).decode(), rows, table.names, kept.says)
 
 
 def _packed(rows: Iterable[Mapping[str, Any]], allowed: int | None) -> bytes | None:
@@ -91,26 +92,33 @@ def _packed(rows: Iterable[Mapping[str, Any]], allowed: int | None) -> bytes | N
     return None if allowed is not None and len(found) > allowed else found
 
 
-def _rows(turns: Sequence[Turn], prompts: Path, kept: Kept) -> Iterator[dict[str, Any]]:
-    """id; p: the conversation before the answer; h: the human answer; c: the check; a: a player's answers; f: figures; m: margins."""
-    known = players(turns)
-    figures = [player.by_row() for player in known]
-    names = list(dict.fromkeys(name for figure in figures for name in figure))
-    gained = [_margins(turn) for turn in turns]
-    order = {row_id: number for number, row_id in enumerate(_ids(prompts))}
-    readers = [[_Answers(refs, order) for refs in (player.answers, player.more)] for player in known]
-    for row in _each(prompts, ["row_id", "real", "check"]):
-        number = row["row_id"]
-        talk = [[turn["role"], kept.cut(turn["content"])] for turn in row["real"]]
-        yield {
-            "id": number,
-            "p": talk[:-1],
-            "h": talk[-1][1],
-            "c": row["check"],
-            "a": [_of_player([answer for reader in pair for answer in reader.of(number)], kept) for pair in readers],
-            "f": {name: [_short(figure.get(name, {}).get(number)) for figure in figures] for name in names},
-            "m": [_short(margin.get(number)) for margin in gained],
-        }
+class _Table:
+    """What is known of each held-out row: figures are held, texts are read along."""
+
+    def __init__(self, turns: Sequence[Turn]) -> None:
+        self._prompts = turns[-1].ref("prompts").path / "test.parquet"
+        self.order = {row_id: number for number, row_id in enumerate(_ids(self._prompts))}
+        self._players = players(turns)
+        self._figures = [player.by_row() for player in self._players]
+        known = dict.fromkeys(name for figures in self._figures for name, found in figures.items() if found.keys() & self.order.keys())
+        self.names = list(known)
+        self._margins = [_margins(turn) for turn in turns]
+
+    def rows(self, kept: Kept) -> Iterator[dict[str, Any]]:
+        """id; p: the conversation before the answer; h: the human answer; c: the check; a: a player's answers; f: figures; m: margins."""
+        readers = [[_Answers(refs, self.order) for refs in (player.answers, player.more)] for player in self._players]
+        for row in _each(self._prompts, ["row_id", "real", "check"]):
+            number = row["row_id"]
+            talk = [[turn["role"], kept.cut(turn["content"])] for turn in row["real"]]
+            yield {
+                "id": number,
+                "p": talk[:-1],
+                "h": talk[-1][1],
+                "c": row["check"],
+                "a": [_of_player([answer for reader in pair for answer in reader.of(number)], kept) for pair in readers],
+                "f": {name: [_short(figure.get(name, {}).get(number)) for figure in self._figures] for name in self.names},
+                "m": [_short(margin.get(number)) for margin in self._margins],
+            }
 
 
 def _of_player(answers: Sequence[Mapping[str, Any]], kept: Kept) -> dict[str, Any]:

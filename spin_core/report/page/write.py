@@ -94,8 +94,8 @@ def _of_turns(turns: Sequence[Turn], recipe: Recipe) -> dict[str, Any]:
             "players": [typeset(row.name) for row in rows],
             "best": best,
             "opponents": [turn.opponent for turn in turns],
-            "figures": sorted(((name, kind) for name, kind in kinds.items() if name != "judge"), key=lambda one: _order(one[0], metric)),
-            "metric": metric if metric in kinds else "",
+            "figures": [(name, kinds[name]) for name in sorted(answers.figures, key=lambda name: _order(name, metric))],
+            "metric": metric if metric in answers.figures else "",
         },
     }
 

@@ -55,6 +55,7 @@ def test_the_page_holds_every_answer(small: Path) -> None:
     rows = unpacked(small)
     assert [row["id"] for row in rows] == [f"{number:016x}" for number in range(40)]
     assert all(len(player["d"]) == 2 and EVIL in player["g"] for row in rows for player in row["a"])
+    assert all("gsm8k" not in row["f"] for row in rows)
     assert all(len(row["a"]) == len(row["f"]["checks"]) == 3 and len(row["m"]) == 2 for row in rows)
 
 
