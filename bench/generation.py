@@ -39,7 +39,7 @@ from spin_core.generation.pool import EnginePool
 from spin_core.generation.stage import shards
 from spin_core.generation.vllm_server import cpu_environment, engine_arguments
 from spin_core.recipe import Recipe, load_recipe
-from spin_core.runtime import devices, process
+from spin_core.runtime import devices, output, process
 from spin_core.store import Ref, Store
 from tests.stages import encode, generate, import_model, reformat
 
@@ -109,7 +109,7 @@ class Peer:
         for line in self.child.stdout:
             if line.startswith(_MARK):
                 return int(line[len(_MARK) :])
-        raise RuntimeError(f"the peer ended: {process.last_words(self._log)}")
+        raise RuntimeError(f"the peer ended: {output.last_words(self._log)}")
 
     def wake(self, prompt: list[int]) -> None:
         """One answer, after the process was stopped."""

@@ -15,6 +15,7 @@ from flows.watch import label_run, watched
 from spin_core.campaign.ledger import Ledger
 from spin_core.campaign.turn import TurnStages
 from spin_core.campaign.workspace import campaign_lock
+from spin_core.cluster.join import address, joined
 from spin_core.generation.pool import EnginePool
 from spin_core.generation.stage import Shard
 from spin_core.recipe import Recipe, load_recipe, with_overrides
@@ -105,11 +106,16 @@ def session(recipe: Recipe | str, overrides: list[str] | None, home: str | None)
         says = f"is at work in {holder}; this one waits for it" if holder else "has ended; this one goes on"
         log.warning("Another run of campaign %s %s", recipe.name, says)
 
-    with watched(store, recipe.name), campaign_lock(store, recipe.name, waiting):
-        pool = EnginePool(store)
+    with (
+        watched(store, recipe.name),
+        campaign_lock(store, recipe.name, waiting),
+        joined(store, address(recipe.cluster)) as cluster,
+    ):
+        pool = EnginePool(store, cluster.starts if cluster else None)
         try:
             ledger = Ledger(store, recipe.name)
-            yield Session(store, recipe, ledger.pinned(recipe), ledger, Launcher(store, recipe.name, pool))
+            pinned = ledger.pinned(recipe, precision=cluster.precision if cluster else None)
+            yield Session(store, recipe, pinned, ledger, Launcher(store, recipe.name, pool, cluster))
         finally:
             pool.stop()  # else the runner, which waits for queued shards, would start an engine for them
             process.end_all()

@@ -25,8 +25,9 @@ BELOW = {
     "training": {"generation", "selection", "evaluation"},
     "selection": {"generation", "pairs", "training", "evaluation"},
     "evaluation": {"generation", "training", "selection"},
+    "cluster": STAGES - {"generation", "encoding"},
 }
-ABOVE = {"campaign", "report", "inspect", "official", "export", "chat"}  # nobody below these imports them
+ABOVE = {"campaign", "cluster", "report", "inspect", "official", "export", "chat"}  # nobody below these imports them
 
 
 def imports(file: Path) -> Iterator[tuple[int, str]]:
@@ -54,9 +55,17 @@ def test_rooms_know_only_what_is_below_them() -> None:
         for file in files(f"spin_core/{room}"):
             for line, name in imports(file):
                 parts = name.split(".")
-                if parts[0] == "spin_core" and len(parts) > 1 and parts[1] in forbidden | ABOVE:
+                if parts[0] == "spin_core" and len(parts) > 1 and parts[1] in (forbidden | ABOVE) - {room}:
                     found.append(f"{file.relative_to(ROOT)}:{line} {name}")
     assert found == []
+
+
+def test_only_the_cluster_room_knows_ray() -> None:
+    """Where no cluster is named, everything is as without it."""
+    found = {
+        file.relative_to(ROOT).parent for room in ROOMS for file in files(room) for _, name in imports(file) if name.split(".")[0] == "ray"
+    }
+    assert found == {Path("spin_core/cluster")}
 
 
 def test_no_two_files_need_each_other() -> None:
@@ -81,7 +90,7 @@ def test_no_two_files_need_each_other() -> None:
 
 def test_the_flow_process_stays_light() -> None:
     """Crash hooks import the flows in a new process, and a worker runs many flows: neither can pay for torch."""
-    heavy = ("torch", "transformers", "vllm")
+    heavy = ("torch", "transformers", "vllm", "ray")
     code = f"import sys, flows.campaign, flows.iteration, flows.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"

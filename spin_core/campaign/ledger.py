@@ -89,11 +89,11 @@ class Ledger:
         same = len(content["turns"]) > iteration and content["turns"][iteration]["made"] == entry["made"]
         self._write(content | {"turns": [*before, entry, *(later if same else [])]})
 
-    def pinned(self, recipe: Recipe, *, begin: bool = True) -> Recipe:
+    def pinned(self, recipe: Recipe, *, begin: bool = True, precision: Callable[[], str] | None = None) -> Recipe:
         """The recipe with hub revisions replaced by commits: those of the campaign's start.
 
         What is not pinned yet is resolved. Where the campaign is to `begin`, that is written down, and the recipe as it was given.
-        Raises BadInput.
+        `precision` says what `auto` is on a cluster's nodes, which this machine cannot know. Raises BadInput.
         """
         content = self._read()
         before = copy.deepcopy(content)
@@ -114,11 +114,14 @@ class Ledger:
         data = data.model_copy(update={"revision": commit("data", data.name, data.revision)})
         if pairs:
             pairs = pairs.model_copy(update={"revision": commit("data", pairs.name, pairs.revision)})
+        training = recipe.training
+        if training.precision == "auto" and (precision or "precision" in pins):
+            training = training.model_copy(update={"precision": pin("precision", precision or str)})
         if begin:
             content["recipe"] = recipe.model_dump(mode="json", exclude_unset=True)
             if content != before:
                 self._write(content)
-        return recipe.model_copy(update={"model": model, "data": data, "start_pairs": pairs})
+        return recipe.model_copy(update={"model": model, "data": data, "start_pairs": pairs, "training": training})
 
     @property
     def begun(self) -> bool:

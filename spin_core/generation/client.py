@@ -11,13 +11,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
 from spin_core.encoding.ends import Ends
-from spin_core.generation.engine import Answer, OnAnswer, Prompt
+from spin_core.generation.engine import Address, Answer, OnAnswer, Prompt
 from spin_core.generation.sampling import fault, request_fields
 from spin_core.recipe import GenerationSettings
 from spin_core.runtime.errors import BadInput, ChildCrash
@@ -29,15 +28,6 @@ _MAX_OPEN = 1024  # requests a shard keeps open, the widest batch; the server qu
 _SILENCE_S = 600.0
 _SILENCE_A_TOKEN_S = 5.0
 _ROW_AT_FAULT = {400, 413, 422}  # any other error says that the server cannot be used now
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where a model is served, for clients of other libraries."""
-
-    url: str  # without /v1
-    model: str
-    key: str = field(repr=False)
 
 
 class Client:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spin_core.encoding.ends import Ends
-from spin_core.generation.client import Address, Client
-from spin_core.generation.engine import Answer, Ended, OnAnswer, Prompt, Sampler
+from spin_core.generation.client import Client
+from spin_core.generation.engine import Address, Answer, Ended, OnAnswer, Prompt, Sampler
 from spin_core.runtime.errors import Cancelled, ChildCrash
 from spin_core.runtime.progress import Progress, emit
 
@@ -25,6 +25,7 @@ class Endpoint:
     prefills: such a one has to be started with `--no-enable-chunked-prefill`.
     """
 
+    node = where = ""
     window = 2048  # twice vLLM's batch on a large card; what a smaller one cannot take waits there
 
     def __init__(self, url: str, sampler: Sampler, ended: Ended) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from spin_core.encoding.ends import Ends
@@ -11,6 +11,17 @@ from spin_core.recipe import GenerationSettings
 from spin_core.store import Ref
 
 OnAnswer = Callable[[int, int], None]  # (answers so far, tokens of this one)
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a model is served."""
+
+    url: str  # without /v1
+    model: str
+    key: str = field(repr=False)
+
+
 Ended = Callable[[], bool]  # whether a start should be given up, because the pool was closed meanwhile
 
 
@@ -54,6 +65,9 @@ class Engine(Protocol):
     """Samples answers under one model. Calls may come from several threads at once."""
 
     window: int  # rows in flight that keep its batch full; shards are leased to it while it has fewer
+    address: Address | None  # where it is served, for clients of other libraries; None for one that is no server
+    node: str  # of a cluster, on which whoever uses the address has to be; empty on this machine
+    where: str  # for people; empty on this machine
 
     def sample(self, prompts: Sequence[Prompt], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
         """The prompts' answers, those of a prompt side by side, each ending at the first end of turn.

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 
 from spin_core.generation.endpoint import Endpoint
@@ -22,7 +23,9 @@ from spin_core.store import Store
 
 # seconds to the next start after the first, second and third failure in a row; the last is tried only while another engine works
 _BACK_OFF_S = (1.0, 10.0, 600.0)
-_MAX_ENGINES = 64
+_MAX_ENGINES = 256
+_LOOK_S = 2.0  # between two looks at what has joined a cluster
+Starts = Callable[[Sampler], list[Callable[[Ended], Engine]]]
 
 
 @dataclass
@@ -53,11 +56,14 @@ class EnginePool:
     """Engines for one model at a time, one a seat, started when a shard first asks and started again when they died.
 
     A shard is leased to the engine with the fewest rows in flight. Shards share an engine, so together they keep its batch full.
+    Engines are of this machine, or where `elsewhere` starts them.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, elsewhere: Starts | None = None) -> None:
         process.allow_open_files()
         self._store = store
+        self._elsewhere = elsewhere  # starts engines on a cluster, whose nodes come and go
+        self._look = 0.0  # when it is asked again
         self._switching = threading.Lock()  # held while the model changes
         self._change = threading.Condition()  # guards what follows
         self._seats: list[_Seat] = []
@@ -99,13 +105,14 @@ class EnginePool:
     def _starts(self, sampler: Sampler) -> list[Callable[[Ended], Engine]]:
         """One function a seat, that starts its engine."""
         settings, model = sampler.settings, sampler.model
+        if self._elsewhere and settings.engine != "endpoint":
+            return self._elsewhere(sampler)
         if settings.engine == "endpoint":
             return [partial(Endpoint, url, sampler) for url in settings.endpoints]
         groups = devices.groups(engine_devices(settings.engine), settings.tensor_parallel)
-        engine = VllmServer if settings.engine == "vllm" else TransformersEngine
         logs = [f"engine-{model.digest}" + (f"-{index}" if index else "") for index in range(len(groups))]
         return [
-            partial(engine, sampler, self._store.log_path(log), group, index, len(groups))
+            partial(_engine_of(settings.engine), sampler, self._store.log_path(log), group, index, len(groups))
             for index, (group, log) in enumerate(zip(groups, logs, strict=True))
         ]
 
@@ -135,6 +142,7 @@ class EnginePool:
 
     def _start_what_is_due(self) -> None:
         """Starts the seats that may be tried now; where that leaves no hope, raises the error of the last try."""
+        self._seat_what_has_come()
         working = any(seat.engine is not None for seat in self._seats)
         for seat in self._seats:
             if seat.engine is None and not seat.starting and time.monotonic() >= seat.due and (working or not seat.given_up):
@@ -145,6 +153,12 @@ class EnginePool:
             if isinstance(error, ChildCrash):  # a retry of the shard cannot help
                 raise SpinflowError(f"no engine after {len(_BACK_OFF_S)} tries: {error}")
             raise error
+
+    def _seat_what_has_come(self) -> None:
+        """A seat for every node that has joined the cluster meanwhile."""
+        if self._elsewhere and self._sampler and time.monotonic() >= self._look:
+            self._look = time.monotonic() + _LOOK_S
+            self._seats += [_Seat(start) for start in self._starts(self._sampler)[len(self._seats) :]]
 
     def _start(self, seat: _Seat, epoch: int) -> None:
         engine: Engine | None = None
@@ -218,6 +232,16 @@ class EnginePool:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
         self._starters.shutdown()
+
+
+def local_engine(sampler: Sampler, log: Path, part: int, parts: int) -> Engine:
+    """An engine on all GPUs of this process, for one that a cluster's scheduler has given them to."""
+    engine = sampler.settings.engine
+    return _engine_of(engine)(sampler, log, engine_devices(engine), part, parts, devices.never)
+
+
+def _engine_of(name: str) -> type[VllmServer | TransformersEngine]:
+    return VllmServer if name == "vllm" else TransformersEngine
 
 
 def engine_devices(engine: str) -> list[devices.Device]:

@@ -87,7 +87,7 @@ class Shard:
         write_rows(out / "shard.parquet", content, SHARD)
         facts = {"rows": len(rows), "tokens": tokens, "started": started, "ended": time.time()}
         given = self.sampler.settings.engine_args
-        return facts | ({"engine_args": given} if given else {})
+        return facts | ({"engine_args": given} if given else {}) | ({"node": engine.where} if engine.where else {})
 
     @property
     def _numbers(self) -> list[int]:

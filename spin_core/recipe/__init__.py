@@ -3,6 +3,7 @@
 from spin_core.recipe.evaluation import EvaluationSettings, HarnessSettings, JudgeSettings, StopSettings
 from spin_core.recipe.load import load_recipe, with_overrides
 from spin_core.recipe.schema import (
+    ClusterSettings,
     DataSettings,
     GenerationSettings,
     ModelSettings,
@@ -13,6 +14,7 @@ from spin_core.recipe.sft import SftSettings
 from spin_core.recipe.training import TrainingSettings
 
 __all__ = [
+    "ClusterSettings",
     "DataSettings",
     "EvaluationSettings",
     "GenerationSettings",

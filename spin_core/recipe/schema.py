@@ -162,6 +162,13 @@ class GenerationSettings(Group):
         return self
 
 
+class ClusterSettings(Group):
+    """A Ray cluster whose nodes do what needs a GPU; the home is on a disk that they share."""
+
+    address: str = Field(pattern=r"^(auto|[\w.-]+:\d{1,5})$")
+    """`auto`: the cluster that this machine is a node of; or HOST:PORT of its head. The same as SPINFLOW_CLUSTER."""
+
+
 class IterationOverride(Group):
     """What one iteration has otherwise than the recipe."""
 
@@ -210,6 +217,8 @@ class Recipe(Group):
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     stop: StopSettings = StopSettings()
+    cluster: Annotated[ClusterSettings | None, Speed] = None
+    """Where children with GPUs and engines run: `{address: auto}` is the Ray cluster of this machine. None: this machine."""
     carry_over: int = Field(1, ge=0)
     """The pairs of so many iterations before are mixed in (paper: 1); `training.start: initial` takes those of all."""
     iterations: list[IterationOverride] = Field(

@@ -29,6 +29,7 @@ _POLL_S = 0.5
 _held: dict[str, str] = {}  # uuid → what for: the GPUs that this process holds
 _lock = threading.Lock()
 _run = ""  # what others are told of this process
+_lent = False
 
 
 def never() -> bool:
@@ -143,12 +144,20 @@ def introduce(run: str) -> None:
     _run = run
 
 
+def lend() -> None:
+    """For a process whose GPUs a scheduler has chosen: nobody else has them, so none is locked here."""
+    global _lent
+    _lent = True
+
+
 def hold(group: Sequence[Device], ended: Callable[[], bool] = never, folder: Path | None = None, *, purpose: str = "") -> Hold:
     """Waits until nobody holds any of these GPUs, and holds all of them: all or none, so two campaigns cannot block each other.
 
     `purpose` is the stage, for whoever waits. Raises Cancelled once `ended()` says so, and RuntimeError where this process holds one
     of them already: nobody else could give it back, so the wait would never end.
     """
+    if _lent:
+        return Hold()
     purpose = purpose or "another stage"
     with _lock:
         if own := next((device for device in group if device.uuid in _held), None):

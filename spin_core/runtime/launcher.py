@@ -1,15 +1,14 @@
-"""Where stages run: their children, devices, engines and resume folders on this machine."""
+"""Builds stages: the store, the machine or cluster that their children run on, engines and resume folders."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any, Protocol
 
-from spin_core.runtime import devices, process
+from spin_core.runtime.machine import Child, Command, Machine, ThisMachine
 from spin_core.runtime.progress import Progress, emit, tell
 from spin_core.store import Ref, Spec, Store
 
@@ -32,10 +31,11 @@ class Stage(Protocol):
 
 
 class Launcher:
-    """Runs stages on this machine, each as children of this process."""
+    """Runs stages, their children on `machine`: this one, unless another is given."""
 
-    def __init__(self, store: Store, campaign: str = "", engines: Any = None) -> None:
+    def __init__(self, store: Store, campaign: str = "", engines: Any = None, machine: Machine | None = None) -> None:
         self.store, self.campaign = store, campaign
+        self._machine = machine or ThisMachine(store)
         self.engines = engines  # the pool that shards are leased from
         self._known: set[str] = set()  # models that this run made or verified
         self._told: set[str] = set()
@@ -85,54 +85,24 @@ class Launcher:
             tell(label, text)
 
     def job(
-        self,
-        module: str,
-        job: Mapping[str, Any],
-        log: str,
-        name: str,
-        *,
-        group: Sequence[devices.Device] = (),
-        command: Sequence[str] = (),
-        part: int = 0,
-        env: Mapping[str, str] | None = None,
+        self, module: str, job: Mapping[str, Any], log: str, name: str, *, env: Mapping[str, str] | None = None, node: str = ""
     ) -> None:
-        """Runs `python [command] -m module` on `job` to its end, with a group of devices held meanwhile; raises as `run_job` does.
+        """A child without a device, see `Machine.run`; `env` has what must not stand in the job's file."""
+        self._machine.run(Child(module, job, log, name, env=env or {}, waited=self._waits.append), node)
 
-        `env` has what must not stand in the job's file.
-        """
-        asked = time.monotonic()
-        with devices.hold(group, purpose=name) as held:
-            if group:
-                self._waits.append(time.monotonic() - asked)
-            env = devices.environment(group) | dict(env or {})
-            process.run_job(module, job, self.store.log_path(log), launcher=command, name=name, part=part, env=env, fds=held.fds)
+    @property
+    def device_count(self) -> int:
+        """See `Machine.device_count`."""
+        return self._machine.device_count
 
-    def jobs(
-        self, module: str, jobs: Sequence[Mapping[str, Any]], log: str, name: str, *, groups: Sequence[Sequence[devices.Device]]
-    ) -> None:
-        """Like `job`, a child a group side by side, each on a job of its own.
+    def spread(self, module: str, job: Mapping[str, Any], log: str, name: str, *, most: int) -> None:
+        """A child on every device, at most so many, see `Machine.spread`."""
+        if most:
+            self._machine.spread(Child(module, job, log, name, waited=self._waits.append), most)
 
-        Raises what the first of them raised, once all have ended: the others go on and can take over what it left.
-        """
-        if len(jobs) == 1:
-            self.job(module, jobs[0], log, name, group=groups[0])
-            return
-        failures: list[BaseException] = []
-
-        def run(part: int) -> None:
-            try:
-                self.job(module, jobs[part], f"{log}-{part}" if part else log, name, group=groups[part], part=part)
-            except BaseException as error:
-                failures.append(error)
-
-        # a child dies with the thread that started it; daemons, so that a run that is ended does not wait for them
-        threads = [threading.Thread(target=run, args=(part,), daemon=True) for part in range(len(jobs))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if failures:
-            raise failures[0]
+    def together(self, module: str, job: Mapping[str, Any], log: str, name: str, *, command: Command) -> None:
+        """A child over all devices, see `Machine.together`."""
+        self._machine.together(Child(module, job, log, name, waited=self._waits.append), command)
 
     def work_dir(self, stage: Stage) -> Path:
         """A folder that survives a crash, for what the stage can resume from."""

@@ -1,8 +1,7 @@
 """Child processes: streamed logs, typed crashes, and an end together with the parent.
 
-A stage's heavy work runs as `python -m MODULE JOB.json`, so the flow process never loads torch. The child's output
-goes to a log file; lines with the progress prefix become events. A child that fails with a SpinflowError prints one line,
-`@error {"kind": …, "text": …}`, and its parent raises the same kind of error.
+A stage's heavy work runs as `python -m MODULE JOB.json`, so the flow process never loads torch. What the
+child prints is read by `output`.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import ctypes
 import errno
 import json
 import os
-import re
 import resource
 import signal
 import subprocess
@@ -19,24 +17,20 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 from uuid import uuid4
 
-from spin_core.runtime import environment, leftovers, progress
-from spin_core.runtime.errors import BadInput, Cancelled, ChildCrash, Corrupt, SpinflowError
+from spin_core.runtime import environment, leftovers
+from spin_core.runtime.errors import BadInput, SpinflowError
+from spin_core.runtime.output import ERROR, Output, told
 
 _PR_SET_PDEATHSIG = 1
 _MARK = "SPINFLOW_CHILD"
-_ERROR = "@error "
-_EXCEPTION = re.compile(r"\b\w+(?:Error|Exception|Exit): \S.*")
-_LAST_BYTES = 2**16
-_KINDS = {kind.__name__: kind for kind in (BadInput, Corrupt, Cancelled, SpinflowError)}
 _OPEN_FILES = 2**16
 _live: dict[subprocess.Popen[str], str] = {}  # each with its mark in the environment
-_told: set[str] = set()  # what children said of this machine
 _lock = threading.Lock()
 
 
@@ -103,51 +97,27 @@ def run_job(
 
     Raises the child's own kind of SpinflowError where it told one, Cancelled if it was ended by SIGTERM, ChildCrash otherwise.
     """
+    output = Output(module, log, name, part)
+    with job_file(job) as file:
+        child = spawn([sys.executable, *launcher, "-m", module, file], log, env, pipe=True, fds=fds)
+        assert child.stdout is not None
+        with output:
+            for line in child.stdout:
+                output.take(line)
+        status = child.wait()
+        forget(child)
+    output.end(status)
+
+
+@contextmanager
+def job_file(job: Mapping[str, Any]) -> Iterator[str]:
+    """A file with a job's content for a child to read, until the block ends."""
     with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False, encoding="utf-8") as handle:
         json.dump(job, handle)
     try:
-        if name and not part:
-            progress.emit(progress.Progress(name, 0, 1))
-        start = size(log)
-        child = spawn([sys.executable, *launcher, "-m", module, handle.name], log, env, pipe=True, fds=fds)
-        told: str | None = None
-        reported = False
-        assert child.stdout is not None
-        with log.open("a", encoding="utf-8") as sink:
-            for line in child.stdout:
-                event = progress.parse_line(line)
-                if event:
-                    _pass_on(event, name, part)
-                    reported = reported or bool(event.total)
-                    continue
-                if line.startswith(_ERROR):
-                    told = told or line[len(_ERROR) :]  # of several processes, the first: the others fail because of it
-                sink.write(line)
-                sink.flush()
-        status = child.wait()
-        forget(child)
+        yield handle.name
     finally:
         os.unlink(handle.name)
-    if status == 0:
-        if name and not part and not reported:
-            progress.emit(progress.Progress(name, 1, 1))
-        return
-    label = name or module
-    if told:
-        raise _as_told(told, status)
-    if status in (-signal.SIGTERM, 128 + signal.SIGTERM):
-        raise Cancelled(f"{label} was cancelled")
-    words = f"{label} ended with status {status}: {last_words(log, start)}"
-    raise ChildCrash(words, exit_code=status, remedy=f"see {log}; run again to continue")
-
-
-def _pass_on(event: progress.Progress, name: str, part: int) -> None:
-    """A child's event under its stage's name; what is said of the machine, which every child finds out, once."""
-    if event.name != progress.MACHINE:
-        progress.emit(replace(event, name=name or event.name, part=part or event.part))
-    elif event.note not in _told:
-        _told.add(event.note)
-        progress.emit(event)
 
 
 def job_main(work: Callable[[dict[str, Any]], None]) -> None:
@@ -163,39 +133,8 @@ def job_main(work: Callable[[dict[str, Any]], None]) -> None:
 
 
 def _tell(error: SpinflowError) -> NoReturn:
-    content = {"kind": type(error).__name__, "text": " ".join(str(error).split())}
-    print(f"{_ERROR}{json.dumps(content, ensure_ascii=False)}", flush=True)
+    print(f"{ERROR}{told(error)}", flush=True)
     raise SystemExit(2 if isinstance(error, BadInput) else 1)
-
-
-def _as_told(line: str, status: int) -> SpinflowError:
-    """The error that a child told, of the kind that it had there: bad input is not retried, a crash below it is."""
-    content = json.loads(line)
-    if content["kind"] == ChildCrash.__name__:
-        return ChildCrash(content["text"], exit_code=status)
-    return _KINDS.get(content["kind"], SpinflowError)(content["text"])
-
-
-def size(log: Path) -> int:
-    """Where a log ends now, in bytes: what is written from here on is the next child's."""
-    return log.stat().st_size if log.exists() else 0
-
-
-def last_words(log: Path, start: int = 0) -> str:
-    """What a child said before it ended: the last two different exceptions that its log names from `start` on, or its last line.
-
-    The last one alone often says only that something failed above it.
-    """
-    try:
-        with log.open("rb") as handle:
-            handle.seek(max(start, size(log) - _LAST_BYTES))
-            text = handle.read().decode(errors="replace")
-    except FileNotFoundError:
-        return "no output"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    told = [line for line in lines if "WARNING" not in line]  # vLLM's advice names errors that did not happen
-    errors = list(dict.fromkeys(match[0] for line in told if (match := _EXCEPTION.search(line))))
-    return " after ".join(error[:300] for error in reversed(errors[-2:])) or (lines[-1][:300] if lines else "no output")
 
 
 def descendants(pid: int) -> list[int]:

@@ -92,7 +92,7 @@ class _Tally:
     """What this child has scored, for people."""
 
     def __init__(self, job: dict[str, Any]) -> None:
-        self._teller, self._devices = Teller("scoring", job["total"], "pairs", job["done"]), job["devices"]
+        self._teller, self._devices = Teller("scoring", job["total"], "pairs", 0 if job["part"] else job["done"]), job["parts"]
         self._pairs, self._seconds = 0, 0.0
 
     def add(self, pairs: int, seconds: float) -> None:

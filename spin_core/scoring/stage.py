@@ -16,6 +16,7 @@ from spin_core.runtime import devices
 from spin_core.runtime.launcher import Launcher
 from spin_core.scoring.scores import join_shards, scoring_seconds, surprise
 from spin_core.store import Ref, Spec
+from spin_core.store.locks import require_whole
 
 STAGE_VERSION = 6
 _JOB = "spin_core.scoring.job"
@@ -60,19 +61,17 @@ class Score:
         missing = [shard for shard in shards if not Path(shard["file"]).exists()]
         total = sum(shard["stop"] - shard["start"] for shard in shards)
         todo = sum(shard["stop"] - shard["start"] for shard in missing)
-        found = devices.groups(devices.visible(), 1)
-        groups = found[: len(missing)]
-        common: dict[str, Any] = {"model": str(self.model.path), "attention": self.settings.attention, "backend": self.settings.backend}
-        common |= {"precision": devices.precision(self.settings.precision), "shards": missing, "total": total}
-        jobs = [common | {"done": 0 if part else total - todo, "devices": len(groups)} for part in range(len(groups))]
-        on.jobs(_JOB, jobs, f"score-{self.spec().digest}", self.label, groups=groups)
+        job: dict[str, Any] = {"model": str(self.model.path), "attention": self.settings.attention, "backend": self.settings.backend}
+        job |= {"precision": devices.precision(self.settings.precision), "shards": missing, "total": total, "done": total - todo}
+        on.spread(_JOB, job, f"score-{self.spec().digest}", self.label, most=len(missing))
+        require_whole([Path(shard["file"]) for shard in shards], self.label)
         for split in self.splits:
             files = [Path(shard["file"]) for shard in shards if shard["split"] == split]
             join_shards(files, out / SCORES_OF[split])
             if split == "train":
                 surprise(files).write(out)
         seconds = scoring_seconds([Path(shard["file"]) for shard in shards])
-        return {"pairs_per_s": min(len(found), len(shards)) * total / max(seconds, 1e-9)}
+        return {"pairs_per_s": min(on.device_count, len(shards)) * total / max(seconds, 1e-9)}
 
     def _shards(self, work: Path) -> list[dict[str, Any]]:
         """Ranges of rows, and the file that each one's scores go to."""

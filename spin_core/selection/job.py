@@ -29,7 +29,7 @@ def _work(job: dict[str, Any]) -> None:
 def _score(job: dict[str, Any]) -> None:
     """Takes one candidate after the other that no other child has taken."""
     rows = _read(Path(job["rows"]))
-    teller = Teller("choosing", job["total"] * len(rows), "rows", job["done"] * len(rows))
+    teller = Teller("choosing", job["total"] * len(rows), "rows", 0 if job["part"] else job["done"] * len(rows))
     found = {Path(entry["file"]): Candidate(entry["epoch"], entry["gamma"]) for entry in job["candidates"]}
     for target in untaken(found):
         work = target.with_suffix("")

@@ -21,6 +21,7 @@ from spin_core.runtime import devices
 from spin_core.runtime.launcher import Launcher
 from spin_core.selection.choice import best, candidates, content, told, weigh
 from spin_core.store import Ref, Spec
+from spin_core.store.locks import require_whole
 
 STAGE_VERSION = 1
 _JOB = "spin_core.selection.job"
@@ -60,7 +61,6 @@ class Choose:
         rows = self.encoded.path / "validation.parquet"
         common: dict[str, Any] = {"start": str(self.start.path), "trained": str(self.trained.path)}
         missing = [asdict(one) | {"file": str(file)} for one, file in zip(found, files, strict=True) if not file.exists()]
-        groups = devices.groups(devices.visible(), 1)[: len(missing)]
         job = common | {
             "rows": str(rows),
             "candidates": missing,
@@ -68,9 +68,9 @@ class Choose:
             "precision": devices.precision(self.settings.precision),
         }
         job |= {"attention": self.settings.attention, "backend": self.settings.backend}
-        jobs = [job | {"done": 0 if part else len(found) - len(missing)} for part in range(len(groups))]
-        on.jobs(_JOB, jobs, f"choose-{self.spec().digest}", self.label, groups=groups)
-
+        job["done"] = len(found) - len(missing)
+        on.spread(_JOB, job, f"choose-{self.spec().digest}", self.label, most=len(missing))
+        require_whole(files, self.label)
         tokens_V = pc.list_value_length(pq.read_table(rows, columns=["real_ids"])["real_ids"]).to_numpy().astype(np.int64)
         weighed = weigh(found, np.stack([pq.read_table(file)["real_logp"].to_numpy() for file in files]), tokens_V)
         taken = best(weighed, may_stay=bool(self.settings.gammas))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,8 +36,7 @@ class Warm:
         return Spec("model", STAGE_VERSION, params, (self.model, self.encoded))
 
     def run(self, out: Path, on: Launcher) -> dict[str, Any]:
-        """Trains on every visible device."""
-        group = devices.visible()
+        """Trains on all devices."""
         job = {
             "model": str(self.model.path),
             "encoded": str(self.encoded.path),
@@ -45,8 +45,7 @@ class Warm:
             "work": str(on.work_dir(self)),
             "out": str(out),
         }
-        command = launcher(len(group), self.sharding)
-        on.job(_JOB, job, f"sft-{self.spec().digest}", "warm start", group=group, command=command)
+        on.together(_JOB, job, f"sft-{self.spec().digest}", "warm start", command=partial(launcher, sharding=self.sharding))
         lines = [json.loads(line) for line in (out / "sft.jsonl").read_text().splitlines()]
         curve = {round(line["epoch"]): line["eval_loss"] for line in lines if "eval_loss" in line}
         best = min(curve, key=lambda epoch: (curve[epoch], epoch))

@@ -6,10 +6,12 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+from spin_core.runtime.errors import ChildCrash
 
 _POLL_S = 0.5
 Waiting = Callable[[str], None]  # told who holds the lock when a wait begins, and "" when it is over
@@ -70,6 +72,12 @@ def held(path: Path) -> str:
     except BlockingIOError:
         return holder(path)
     return ""
+
+
+def require_whole(files: Collection[Path], what: str) -> None:
+    """Raises ChildCrash where one of them is missing: on a shared disk, the locks of a node that was lost live on for a while."""
+    if left := sum(not file.exists() for file in files):
+        raise ChildCrash(f"{what}: {left} parts of {len(files)} were left undone", exit_code=-1, remedy="run again to continue")
 
 
 def holder(path: Path) -> str:

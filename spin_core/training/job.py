@@ -26,6 +26,7 @@ from spin_core.tracking.trackers import Campaign
 from spin_core.training.changed import prove_changed
 from spin_core.training.epochs import EpochModels, epoch_ends
 from spin_core.training.files import complete, last_whole_checkpoint
+from spin_core.training.launch import checkpoints
 from spin_core.training.objectives import Objective, objective
 from spin_core.training.plan import plan
 from spin_core.training.rows import sizes_of, training_rows
@@ -126,10 +127,13 @@ def _objective(job: dict[str, Any]) -> Objective:
 def _train(job: dict[str, Any]) -> None:
     goal = _objective(job)
     settings = job["training"] = job["training"] | {"beta": goal.beta}
+    work = Path(job["work"]) / checkpoints(settings["sharding"], os.environ)
+    work.mkdir(exist_ok=True)
+    job["work"] = str(work)
     _check_reporters(settings["report_to"])
     bf16 = settings["precision"] == "bf16"
     config = without_dropout(job["model"])
-    rows = training_rows(Path(job["pairs"]), Path(job["reference"]), Path(job["work"]), settings["pairing"])
+    rows = training_rows(Path(job["pairs"]), Path(job["reference"]), work, settings["pairing"])
     sizes = sizes_of(rows)
     packed = _packs(config, int(sizes.width.max()), settings)
     epochs = settings["stop_after_epochs"] or settings["epochs"]
@@ -147,7 +151,7 @@ def _train(job: dict[str, Any]) -> None:
     model = _player(job["model"], config, settings, packed, bf16)
     if bf16:
         autocast_in_forward(model, args.device)
-    log = MetricsLog(Path(job["work"]) / "metrics.jsonl")
+    log = MetricsLog(work / "metrics.jsonl")
     tracked = Tracked(settings["report_to"], Campaign(**job["tracked"]["campaign"]), job["tracked"]["first"])
     common: dict[str, Any] = {"model": model, "args": args, "train_dataset": rows, "callbacks": [log, tracked]}
     trainer: PlannedTrainer
@@ -162,9 +166,9 @@ def _train(job: dict[str, Any]) -> None:
     if packed and trainer.is_world_process_zero():
         print(steps.saving(sizes), flush=True)
     with args.main_process_first(local=False):  # it may remove some
-        checkpoint = last_whole_checkpoint(Path(job["work"]))
+        checkpoint = last_whole_checkpoint(work)
     ends = epoch_ends(len(sizes), settings["pairs_per_step"], epochs) if settings["choose_epoch"] else {}
-    kept = EpochModels(trainer, ends, Path(job["work"]), lora=bool(settings["lora"]))
+    kept = EpochModels(trainer, ends, work, lora=bool(settings["lora"]))
     trainer.add_callback(kept)
     validation = _validation(trainer, job, packed)
     trainer.train(resume_from_checkpoint=checkpoint)

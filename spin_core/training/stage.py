@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from dataclasses import dataclass
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from spin_core.recipe import TrainingSettings
 from spin_core.recipe.identity import identity
 from spin_core.runtime import devices
-from spin_core.runtime.errors import BadInput
 from spin_core.runtime.launcher import Launcher
 from spin_core.store import Ref, Spec
-from spin_core.training.launch import Machines, launcher
-from spin_core.training.machines import invited
+from spin_core.training.launch import launcher
 
 STAGE_VERSION = 6
 _JOB = "spin_core.training.job"
@@ -52,34 +49,18 @@ class Train:
         return Spec("model", STAGE_VERSION, {"training": settings}, (self.model, self.pairs, self.reference))
 
     def run(self, out: Path, on: Launcher) -> dict[str, Any]:
-        """Trains on every visible device."""
-        group, machines = devices.visible(), Machines.of(os.environ)
-        sharding = self.settings.sharding
-        if group and sharding.startswith("zero") and not find_spec("deepspeed"):
-            raise BadInput(f"training.sharding: {sharding} needs DeepSpeed", remedy="pip install 'spinflow[train]', or take fsdp2")
-        work = on.work_dir(self) / _checkpoints(sharding, len(group) * machines.count)
-        work.mkdir(exist_ok=True)
+        """Trains on all devices."""
         job = {
             "tracked": {"campaign": {"name": on.campaign or "spinflow", "home": str(on.store.home)}, "first": self.steps_before},
             "model": str(self.model.path),
             "pairs": str(self.pairs.path),
             "reference": str(self.reference.path),
             "training": self.settings.model_dump() | {"precision": devices.precision(self.settings.precision)},
-            "work": str(work),
+            "work": str(on.work_dir(self)),
             "out": str(out),
         }
-        training = {"module": _JOB, "job": job, "sharding": sharding, "gpus": len(group)}
-        with invited(machines, work.parent, training) as place:
-            command = launcher(len(group), sharding, place)
-            name = f"{self.turn} · training".removeprefix(" · ")
-            on.job(_JOB, job, f"finetune-{self.spec().digest}", name, group=group, command=command)
+        name, command = f"{self.turn} · training".removeprefix(" · "), partial(launcher, sharding=self.settings.sharding)
+        on.together(_JOB, job, f"finetune-{self.spec().digest}", name, command=command)
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         speed = statistics.harmonic_mean(line["pairs/s"] for line in lines)  # steps hold equal numbers of pairs
         return {"steps": lines[-1]["step"], "loss": lines[-1]["loss"], "beta": lines[-1]["beta"], "pairs_per_s": speed}
-
-
-def _checkpoints(sharding: str, gpus: int) -> str:
-    """The folder of the checkpoints that this run can continue from: each kind has its own files, DeepSpeed's are one a GPU."""
-    if not gpus:
-        return "ddp"
-    return f"{sharding}-{gpus}" if sharding.startswith("zero") else sharding

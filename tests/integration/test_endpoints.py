@@ -26,7 +26,7 @@ from spin_core.generation.pool import EnginePool
 from spin_core.generation.stage import shards
 from spin_core.generation.vllm_server import engine_arguments
 from spin_core.recipe import Recipe
-from spin_core.runtime import process
+from spin_core.runtime import output, process
 from spin_core.runtime.errors import ChildCrash
 from spin_core.store import Ref, Store
 from tests.stages import encode, import_model, reformat, session_of
@@ -60,7 +60,7 @@ class Server:
     def wait_until_up(self) -> None:
         deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
-            assert self.child.poll() is None, process.last_words(self.log)
+            assert self.child.poll() is None, output.last_words(self.log)
             with suppress(httpx.HTTPError):
                 if httpx.get(f"{self.url}/health", timeout=2).status_code == 200:
                     return

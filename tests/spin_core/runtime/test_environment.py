@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from spin_core.runtime import environment, process
+from spin_core.runtime.machine import Place
 from spin_core.training.launch import launcher
 
 ROOT = Path(__file__).parents[3]
@@ -44,7 +45,7 @@ def test_a_users_files_are_no_libraries(tmp_path: Path, monkeypatch: pytest.Monk
         (here / f"{name}.py").write_text("raise RuntimeError('a file of the user was imported')")
     monkeypatch.chdir(here)
     monkeypatch.setenv("PYTHONPATH", "")
-    arguments = launcher(2, "ddp") if launched else []
+    arguments = launcher(Place(2), "ddp") if launched else []
     found = run_child(tmp_path, monkeypatch, "import datasets, tokenizers\n", launcher=arguments)
     assert "site-packages" in str(found["datasets"])
     assert Path(str(found["spin_core"])).parents[1] == ROOT
@@ -72,7 +73,7 @@ def test_a_lone_process_is_not_told_that_it_is_one_of_many(tmp_path: Path, monke
 def test_a_launcher_tells_its_children_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "8")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
-    found = run_child(tmp_path, monkeypatch, launcher=launcher(2, "ddp"))["environ"]
+    found = run_child(tmp_path, monkeypatch, launcher=launcher(Place(2), "ddp"))["environ"]
     assert isinstance(found, dict)
     assert (found["WORLD_SIZE"], found["ACCELERATE_MIXED_PRECISION"]) == ("2", "no")
 

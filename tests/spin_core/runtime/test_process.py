@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from spin_core.runtime import process
+from spin_core.runtime import output, process
 from spin_core.runtime.errors import BadInput, Cancelled, ChildCrash, Corrupt, SpinflowError
 
 ROOT = Path(__file__).parents[3]
@@ -67,16 +67,16 @@ def test_a_child_ends_as_a_typed_error(
 def test_last_words_name_the_root_cause(tmp_path: Path) -> None:
     """vLLM's last exception only says that its engine core failed; the reason stands above, and an older run's further above."""
     log = tmp_path / "log"
-    assert process.last_words(log) == "no output"
+    assert output.last_words(log) == "no output"
     log.write_text("OSError: from yesterday\n")
-    start = process.size(log)
-    assert process.last_words(log, start) == "no output"
+    start = output.size(log)
+    assert output.last_words(log, start) == "no output"
     with log.open("a") as handle:
         handle.write("WARNING: this can cause errors like `OSError: too many files`\n")
         handle.write("(core) ValueError: no room\n" * 2 + "RuntimeError: see root cause above\n  warnings.warn(leaked)\n")
-    assert process.last_words(log, start) == "RuntimeError: see root cause above after ValueError: no room"
+    assert output.last_words(log, start) == "RuntimeError: see root cause above after ValueError: no room"
     log.write_text("working\nKilled\n\n")
-    assert process.last_words(log) == "Killed"
+    assert output.last_words(log) == "Killed"
 
 
 def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:

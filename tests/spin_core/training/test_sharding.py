@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,9 +23,10 @@ from spin_core.recipe import ModelSettings, Recipe
 from spin_core.runtime import devices, process, progress
 from spin_core.runtime.devices import Device
 from spin_core.runtime.errors import BadInput, Cancelled
+from spin_core.runtime.machine import Place
 from spin_core.selection.weights import blend
 from spin_core.store import Store
-from spin_core.training.launch import CONFIGS, Machines, launcher
+from spin_core.training.launch import CONFIGS, arguments
 from tests.spin_core.training.test_training import killed_at, make_pairs, on_step
 from tests.stages import finetune, import_model, score
 
@@ -181,48 +180,16 @@ def test_a_missing_deepspeed_is_told_before_anything_starts(world: World, two_gp
         world.train("none", sharding="zero3")
 
 
-@pytest.mark.long
-def test_two_machines_train_the_model_that_one_trains(world: World, two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second, here another process, joins because it finds the invitation; both see one GPU, and meet on loopback."""
-    cluster = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1"}
-    env = os.environ | cluster | {"NODE_RANK": "1", "CUDA_VISIBLE_DEVICES": "none-1"}
-    command = [sys.executable, "-m", "spin_core.training.machines", str(world.home("machines"))]
-    other = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
-    for name, value in {**cluster, "NODE_RANK": "0", "CUDA_VISIBLE_DEVICES": "none-0"}.items():
-        monkeypatch.setenv(name, value)
-    try:
-        check(world.train("machines"), world.alone)
-    finally:
-        other.terminate()
-    assert other.stdout is not None
-    assert "joining model-" in other.stdout.read()
-
-
-@pytest.mark.parametrize(
-    ("env", "named"),
-    [
-        ({"NNODES": "2", "NODE_RANK": "0"}, "MASTER_ADDR is not set"),
-        ({"NNODES": "2", "NODE_RANK": "2", "MASTER_ADDR": "a"}, "NODE_RANK=2 is not in 0 … 1"),
-        ({"NNODES": "two"}, "whole numbers"),
-        ({"NNODES": "2", "NODE_RANK": "x", "MASTER_ADDR": "a"}, "whole numbers"),
-    ],
-)
-def test_machines_that_are_named_by_halves(env: dict[str, str], named: str) -> None:
-    assert Machines.of({}) == Machines.of({"NNODES": "1", "MASTER_ADDR": "a"}) == Machines()
-    with pytest.raises(BadInput, match=named):
-        Machines.of(env)
-
-
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
 def test_accelerate_understands_the_command(file: Path) -> None:
     """An unknown key or flag would end every training on that kind of machine."""
-    command = launcher(8, file.stem)
+    command = arguments(Place(8), file.stem)
     args, _, _ = _validate_launch_command(launch_command_parser().parse_args([*command[2:], "-m", "x"]))
     assert (args.num_processes, args.num_machines, args.mixed_precision, args.use_cpu) == (8, 1, "no", False)
     kind = {"ddp": "multi_gpu", "fsdp2": "use_fsdp"}.get(file.stem, "use_deepspeed")
     assert [name for name in ("multi_gpu", "use_fsdp", "use_deepspeed") if getattr(args, name)] == [kind]
     assert file.stem in str(Recipe.model_json_schema()["$defs"]["TrainingSettings"]["properties"]["sharding"])
-    assert (launcher(0, file.stem), launcher(1, "ddp")) == ([], [])  # one process needs no launcher, nor DDP's buffers
+    assert (arguments(Place(0), file.stem), arguments(Place(1), "ddp")) == ([], [])  # one process needs no launcher, nor DDP's buffers
     if file.stem == "fsdp2":
         assert (args.fsdp_version, args.fsdp_state_dict_type) == (2, "SHARDED_STATE_DICT")
     if file.stem.startswith("zero"):

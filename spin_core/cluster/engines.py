@@ -1,0 +1,65 @@
+"""An engine on a node, as the pool sees it; the requests of its shards go through its actor, so its server stays on loopback there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from spin_core.cluster.host import MakeEngine
+from spin_core.cluster.lease import Lease
+from spin_core.encoding.ends import Ends
+from spin_core.generation.engine import Answer, Ended, OnAnswer, Prompt, Sampler
+from spin_core.runtime.errors import ChildCrash
+from spin_core.runtime.progress import emit, tell
+
+
+class RayEngine:
+    """An engine for `sampler` on the GPUs of `lease`. The constructor returns once it is up."""
+
+    def __init__(
+        self,
+        lease: Lease,
+        make: MakeEngine,
+        sampler: Sampler,
+        log: Path,
+        part: int,
+        parts: int,
+        ended: Ended,
+        waiting: Callable[[float], None],
+    ) -> None:
+        self._lease = lease
+        try:
+            lease.place(ended, waiting)
+            tell("engines", f"engine {part + 1} on {lease.where}")
+            self.window, self.address = lease.follow("start", make, sampler, log, part, parts, on=emit)
+        except BaseException:
+            lease.end()
+            raise
+
+    @property
+    def node(self) -> str:
+        """Where what must be beside it has to run."""
+        return self._lease.where.node
+
+    @property
+    def where(self) -> str:
+        """For people."""
+        return str(self._lease.where)
+
+    def sample(self, prompts: Sequence[Prompt], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
+        """See `Engine.sample`."""
+        answers: Any = self._lease.follow("sample", list(prompts), ends, on=lambda told: on_answer(*told))
+        found: list[Answer] = answers
+        return found
+
+    def alive(self) -> bool:
+        """Whether its node and its engine can take work."""
+        try:
+            return bool(self._lease.ask("alive"))
+        except ChildCrash:
+            return False
+
+    def close(self) -> None:
+        """Ends it and gives its GPUs back."""
+        self._lease.end()

@@ -1,0 +1,160 @@
+"""What runs on a node: one actor with the GPUs that Ray gave it, which starts children there, or an engine.
+
+Everything that takes long is streamed: a method yields lists of items, the last of which is `Done` or `Failed`. Errors travel as
+data, so that they arrive as what they were.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spin_core.encoding.ends import Ends
+from spin_core.generation.engine import Engine, Prompt, Sampler
+from spin_core.runtime import devices, leftovers, output, process, progress
+from spin_core.runtime.errors import ChildCrash, SpinflowError
+from spin_core.runtime.machine import Command, Place
+
+_BATCH_S = 0.1  # between two messages of a stream
+Emit = Callable[[Any], None]
+MakeEngine = Callable[[Sampler, Path, int, int], Engine]  # its log, which it is of how many
+
+
+@dataclass(frozen=True)
+class Where:
+    """A host's place, for people and for those that must be beside it."""
+
+    node: str  # Ray's id
+    name: str
+    gpus: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}, GPU {', '.join(self.gpus)}" if self.gpus else self.name
+
+
+@dataclass(frozen=True)
+class Done:
+    """The end of a stream, with what it was for."""
+
+    value: Any = None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The end of a stream by an error, see `output.told`."""
+
+    told: str
+    status: int
+
+
+class Host:
+    """One actor; nothing that it started outlives it, however it ends."""
+
+    def __init__(self) -> None:
+        leftovers.guard()
+        devices.lend()
+        os.environ.pop("OMP_NUM_THREADS", None)  # Ray sets it by the CPUs that an actor reserves, and ours reserves none
+        process.allow_open_files()
+        # a child dies with the thread that started it, so an engine's lives as long as this
+        self._starter = ThreadPoolExecutor(1, "engine-starter")
+        self._engine: Engine | None = None
+
+    def where(self) -> Where:
+        """Where it was placed."""
+        import ray
+
+        found = devices.visible()
+        return Where(ray.get_runtime_context().get_node_id(), socket.gethostname(), tuple(device.name for device in found))
+
+    def meeting_point(self) -> tuple[str, int]:
+        """An address of this node and a port that is free."""
+        import ray
+
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return str(ray.util.get_node_ip_address()), int(probe.getsockname()[1])
+
+    def precision(self) -> str:
+        """What `auto` is on this node's GPUs."""
+        return devices.precision("auto")
+
+    def run(self, module: str, job: Mapping[str, Any], env: Mapping[str, str], command: Command, place: Place) -> Iterator[list[Any]]:
+        """Runs `python [command] -m module` on a job: its lines, then its status."""
+
+        def work(emit: Emit) -> int:
+            words = command(place)
+            env_of_child = devices.environment(devices.visible()) | dict(env)
+            with process.job_file(job) as file:
+                child = process.spawn([sys.executable, *words, "-m", module, file], Path(os.devnull), env_of_child, pipe=True)
+                assert child.stdout is not None
+                for line in child.stdout:
+                    emit(line)
+                status = child.wait()
+                process.forget(child)
+            return status
+
+        yield from _streamed(work)
+
+    def start(self, make: MakeEngine, sampler: Sampler, log: Path, part: int, parts: int) -> Iterator[list[Any]]:
+        """Starts the engine: its progress events, then its window and address."""
+
+        def work(emit: Emit) -> tuple[int, Any]:
+            end = progress.listen(emit)
+            try:
+                self._engine = engine = self._starter.submit(make, sampler, log, part, parts).result()
+            finally:
+                end()
+            return engine.window, engine.address
+
+        yield from _streamed(work)
+
+    def sample(self, prompts: Sequence[Prompt], ends: Ends) -> Iterator[list[Any]]:
+        """See `Engine.sample`: pairs of what `on_answer` is told, then the answers."""
+
+        def work(emit: Emit) -> Any:
+            assert self._engine is not None
+            return self._engine.sample(prompts, ends, lambda done, new: emit((done, new)))
+
+        yield from _streamed(work)
+
+    def alive(self) -> bool:
+        """Whether the engine can take work."""
+        return self._engine is not None and self._engine.alive()
+
+    def close(self) -> None:
+        """Ends the engine and every child."""
+        if self._engine is not None:
+            self._engine.close()
+        process.end_all()
+
+
+def _streamed(work: Callable[[Emit], Any]) -> Iterator[list[Any]]:
+    """What `work` emits, in lists; it runs in a thread of its own and its end is the last item."""
+    items: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def act() -> None:
+        try:
+            items.put(Done(work(items.put)))
+        except SpinflowError as error:
+            items.put(Failed(output.told(error), error.exit_code if isinstance(error, ChildCrash) else -1))
+        except BaseException as error:  # a bug: in the run's log it should have its name
+            items.put(Failed(output.told(SpinflowError(f"{type(error).__name__} on {socket.gethostname()}: {error}")), -1))
+
+    threading.Thread(target=act, daemon=True).start()
+    while True:
+        batch = [items.get()]
+        while not items.empty():
+            batch.append(items.get())
+        yield batch
+        if isinstance(batch[-1], Done | Failed):
+            return
+        time.sleep(_BATCH_S)

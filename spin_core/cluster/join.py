@@ -1,0 +1,78 @@
+"""Joining a cluster: where it is, and what Ray must leave as it was."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from spin_core.recipe import ClusterSettings
+from spin_core.runtime.errors import BadInput, SpinflowError
+from spin_core.runtime.progress import tell
+from spin_core.store import Store
+
+if TYPE_CHECKING:
+    from spin_core.cluster.machine import ClusterMachine
+
+VARIABLE = "SPINFLOW_CLUSTER"
+
+
+def address(settings: ClusterSettings | None) -> str:
+    """The cluster that a recipe or the environment names; empty where neither does."""
+    return settings.address if settings else os.environ.get(VARIABLE, "")
+
+
+@contextmanager
+def joined(store: Store, where: str) -> Iterator[ClusterMachine | None]:
+    """The cluster at an address until the block ends, or None where that is empty: then Ray is never imported.
+
+    Raises BadInput where Ray is not installed, SpinflowError where no cluster answers.
+    """
+    if not where:
+        yield None
+        return
+    if not find_spec("ray"):
+        raise BadInput(f"cluster: {where}: Ray is not installed", remedy="pip install 'spinflow[cluster]', or leave it out")
+    _connect(where)
+    from spin_core.cluster.machine import ClusterMachine
+
+    machine = ClusterMachine(store)
+    gpus = machine.gpus()
+    tell("cluster", f"{len(gpus)} nodes with {sum(gpus)} GPUs at {where}")
+    try:
+        yield machine
+    finally:
+        machine.close()
+        _leave()
+
+
+def _connect(where: str) -> None:
+    import ray
+
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # nodes have their own environment, whatever started the flow
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address=where, namespace="spinflow", log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        why = " ".join(str(error).split())[:200]
+        remedy = "start it with `ray start --head`, and this machine with `ray start --address=HEAD:6379`"
+        raise SpinflowError(f"cluster: no cluster answers at {where} ({why})", remedy=remedy) from None
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)  # Ray puts its own in the place of the flow's
+
+
+def _leave() -> None:
+    import ray
+
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    ray.shutdown()
+    if main:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,89 @@
+"""An actor on a node as the run sees it: placed when the cluster has room, followed to the end of what it does, ended with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from spin_core.cluster.host import Done, Failed, Where
+from spin_core.runtime import output
+from spin_core.runtime.errors import Cancelled, ChildCrash
+
+_LOOK_S = 0.5  # a signal is heard between two looks
+_CONTROL = "control"  # methods that must not wait behind shards
+_STREAMS = 64  # shards that an engine answers at once
+_CLOSE_S, _ANSWER_S = 20.0, 30.0
+_REMEDY = "run again to continue"
+
+
+class Lease:
+    """A host that was asked for, with so many GPUs; `place` waits until it has one."""
+
+    def __init__(self, host: type, *, gpus: int, strategy: Any = None) -> None:
+        options: dict[str, Any] = {"num_gpus": gpus, "num_cpus": 0, "max_restarts": 0, "max_task_retries": 0}
+        options |= {"max_concurrency": _STREAMS, "concurrency_groups": {_CONTROL: 2}}
+        if strategy is not None:
+            options["scheduling_strategy"] = strategy
+        self.gpus, self.ended = gpus, False
+        self.where = Where("", "a node", ())
+        self._actor: Any = ray.remote(host).options(**options).remote()
+        self._placed = self._call("where")
+
+    def place(self, ended: Callable[[], bool], waiting: Callable[[float], None] | None = None) -> None:
+        """Waits for room. Raises Cancelled once `ended()` says so; `waiting` is told for how many seconds, meanwhile."""
+        started = time.monotonic()
+        while not ray.wait([self._placed], timeout=_LOOK_S)[0]:
+            if ended():
+                raise Cancelled("the run was ended")
+            if waiting:
+                waiting(time.monotonic() - started)
+        self.where = self._got(self._placed)
+
+    def ask(self, method: str, *args: Any, timeout_s: float = _ANSWER_S) -> Any:
+        """What a method of the host answers. Raises ChildCrash where it does not."""
+        answer = self._call(method, *args)
+        deadline = time.monotonic() + timeout_s
+        while not ray.wait([answer], timeout=_LOOK_S)[0]:
+            if time.monotonic() > deadline:
+                raise ChildCrash(f"{self.where} does not answer", exit_code=-1, remedy=_REMEDY)
+        return self._got(answer)
+
+    def follow(self, method: str, *args: Any, on: Callable[[Any], None]) -> Any:
+        """Calls a method that streams, tells `on` each item, and returns its value or raises its error."""
+        stream = self._call(method, *args, streaming=True)
+        while True:
+            if not ray.wait([stream], timeout=_LOOK_S)[0]:
+                continue
+            for item in self._got(next(stream)):
+                if isinstance(item, Failed):
+                    raise output.as_told(item.told, item.status)
+                if isinstance(item, Done):
+                    return item.value
+                on(item)
+
+    def end(self) -> None:
+        """Ends what runs there, and gives the GPUs back; may be called twice."""
+        if self.ended:
+            return
+        self.ended = True
+        with suppress(ChildCrash):
+            if self.where.node:
+                self.ask("close", timeout_s=_CLOSE_S)
+        with suppress(RayError):
+            ray.kill(self._actor)  # its watcher ends what a host that does not answer has left
+
+    def _call(self, method: str, *args: Any, streaming: bool = False) -> Any:
+        options = {"num_returns": "streaming"} if streaming else {"concurrency_group": _CONTROL}
+        return getattr(self._actor, method).options(**options).remote(*args)
+
+    def _got(self, answer: Any) -> Any:
+        try:
+            return ray.get(answer)
+        except RayError as error:
+            why = str(error).strip().splitlines()[0]
+            raise ChildCrash(f"{self.where} was lost ({type(error).__name__}: {why[:200]})", exit_code=-1, remedy=_REMEDY) from None

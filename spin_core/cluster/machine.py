@@ -1,0 +1,192 @@
+"""The nodes of a Ray cluster as the machine that children and engines run on. Which GPU is whose is Ray's to say."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+
+from spin_core.cluster.engines import RayEngine
+from spin_core.cluster.host import Host, MakeEngine
+from spin_core.cluster.lease import Lease
+from spin_core.generation.engine import Ended, Engine, Sampler
+from spin_core.generation.pool import local_engine
+from spin_core.runtime.devices import never
+from spin_core.runtime.errors import Cancelled, ChildCrash
+from spin_core.runtime.machine import Child, Command, Place, ThisMachine, parts_of, side_by_side
+from spin_core.runtime.output import Output
+from spin_core.runtime.progress import Progress, emit, tell
+from spin_core.store import Store
+
+_QUIET_S = 3.0  # so long a wait for a place is nothing to tell
+_LOOK_S = 2.0
+_GRACE_S = 5.0  # for the others of a training to say why they fail, once one has
+_ALONE = Place(0)
+
+
+def no_command(place: Place) -> list[str]:
+    """Of a child that is no other's rank."""
+    return []
+
+
+class ClusterMachine:
+    """Children with devices run on the nodes, those without beside the flow: they read files that only its machine has to have."""
+
+    def __init__(self, store: Store, make_engine: MakeEngine = local_engine) -> None:
+        self._store, self._make_engine = store, make_engine
+        self._here = ThisMachine(store)
+        self._leases: set[Lease] = set()
+        self._lock = threading.Lock()
+
+    # what there is
+
+    def gpus(self) -> list[int]:
+        """The GPUs of every living node that has any."""
+        found = [int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]]
+        return sorted(filter(None, found), reverse=True)
+
+    @property
+    def device_count(self) -> int:
+        """See `Machine`."""
+        return max(1, sum(self.gpus()))
+
+    def precision(self) -> str:
+        """What `training.precision: auto` is on these GPUs: one of them is asked."""
+        with self._leased(1) as lease:
+            lease.place(never, partial(_waiting, "the cluster", "no GPU is free"))
+            return str(lease.ask("precision"))
+
+    # children
+
+    def run(self, child: Child, node: str = "") -> None:
+        """See `Machine`."""
+        if not node:
+            self._here.run(child)
+            return
+        with self._leased(0, NodeAffinitySchedulingStrategy(node, soft=False)) as lease:
+            lease.place(never)
+            self._follow(lease, child)
+
+    def spread(self, child: Child, most: int) -> None:
+        """See `Machine`. More are asked for than there is room for: nodes that come meanwhile take part, and replace those that go."""
+        now = min(most, self.device_count)
+        enough = threading.Event()  # one has found nothing left to do, so who still waits for a place need not come
+
+        def one(part: Child) -> None:
+            with self._leased(1) as lease:
+                try:
+                    lease.place(enough.is_set, partial(_waiting, child.name, "no GPU is free") if not part.part else None)
+                except Cancelled:
+                    return
+                self._follow(lease, part)
+                enough.set()
+
+        side_by_side([partial(one, part) for part in parts_of(child, min(most, 2 * now + 2), now)])
+
+    def together(self, child: Child, command: Command) -> None:
+        """See `Machine`. On as many nodes as there are, each with as many GPUs, so that most GPUs take part."""
+        with self._group(child.name) as leases:
+            address, port = leases[0].ask("meeting_point") if len(leases) > 1 else ("", 0)
+            places = [Place(lease.gpus, len(leases), rank, address, port) for rank, lease in enumerate(leases)]
+
+            def one(lease: Lease, part: Child, place: Place) -> None:
+                try:
+                    self._follow(lease, part, command, place)
+                except BaseException:  # the others would wait for it in a collective
+                    for other in leases:
+                        threading.Timer(_GRACE_S, other.end).start()
+                    raise
+
+            parts = [*zip(leases, parts_of(child, len(leases)), places, strict=True)]
+            side_by_side([partial(one, *part) for part in parts])
+
+    def _follow(self, lease: Lease, child: Child, command: Command = no_command, place: Place = _ALONE) -> None:
+        where = str(lease.where)
+        tell(child.name, f"runs on {where}")
+        read = Output(child.module, self._store.log_path(child.log), child.name, child.part, where)
+        with read:
+            status = lease.follow("run", child.module, child.job, child.env, command, place, on=read.take)
+        read.end(status)
+
+    # engines
+
+    def starts(self, sampler: Sampler) -> list[Callable[[Ended], Engine]]:
+        """A function an engine: for every GPU group that there is, and one more, which waits for a node to come."""
+        size = sampler.settings.tensor_parallel
+        groups = max(1, sum(gpus // size for gpus in self.gpus()))
+        return [partial(self._start, sampler, part, groups) for part in range(groups + 1)]
+
+    def _start(self, sampler: Sampler, part: int, parts: int, ended: Ended) -> Engine:
+        size = sampler.settings.tensor_parallel
+        log = self._store.log_path(f"engine-{sampler.model.digest}" + (f"-{part}" if part else ""))
+        lease = self._lease(size)
+        waiting = partial(_waiting, "engines", f"no node has {size} GPU{'s' * (size > 1)} free")
+        return RayEngine(lease, self._make_engine, sampler, log, part, parts, ended, waiting if not part else lambda seconds: None)
+
+    # leases
+
+    def _lease(self, gpus: int, strategy: Any = None) -> Lease:
+        lease = Lease(Host, gpus=gpus, strategy=strategy)
+        with self._lock:
+            self._leases = {one for one in self._leases if not one.ended} | {lease}
+        return lease
+
+    @contextmanager
+    def _leased(self, gpus: int, strategy: Any = None) -> Iterator[Lease]:
+        lease = self._lease(gpus, strategy)
+        try:
+            yield lease
+        finally:
+            lease.end()
+
+    @contextmanager
+    def _group(self, name: str) -> Iterator[Sequence[Lease]]:
+        """A lease a node, on nodes that all have as many GPUs; planned anew while it waits, since nodes come and go."""
+        started, planned, group = time.monotonic(), (0, 0), None
+        leases: list[Lease] = []
+        try:
+            while group is None or not group.wait(_LOOK_S):
+                plan = widest(self.gpus())
+                if plan != planned:
+                    if group is not None:
+                        remove_placement_group(group)
+                    count, gpus = planned = plan
+                    group = placement_group([{"GPU": gpus}] * count, strategy="STRICT_SPREAD")
+                _waiting(name, f"{count} × {gpus} GPUs are not free", time.monotonic() - started)
+            for rank in range(count):
+                leases.append(self._lease(gpus, PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)))
+            for lease in leases:
+                lease.place(never)
+            yield leases
+        except RayError as error:
+            raise ChildCrash(f"{name}: {error}", exit_code=-1, remedy="run again to continue") from None
+        finally:
+            for lease in leases:
+                lease.end()
+            if group is not None:
+                remove_placement_group(group)
+
+    def close(self) -> None:
+        """Ends everything that this run has on the nodes."""
+        with self._lock:
+            leases, self._leases = self._leases, set()
+        side_by_side([lease.end for lease in leases] or [lambda: None])
+
+
+def widest(gpus: Sequence[int]) -> tuple[int, int]:
+    """Nodes, and GPUs of each, that use most of them; every node of a training has as many. (1, 1) where there is none yet."""
+    wholes = [(sum(has >= size for has in gpus), size) for size in sorted(set(gpus), reverse=True)]
+    return max(wholes, key=lambda whole: whole[0] * whole[1], default=(1, 1))
+
+
+def _waiting(name: str, why: str, seconds: float) -> None:
+    if seconds > _QUIET_S:
+        emit(Progress(f"{name}: waiting for the cluster", 0, 1, "", f"{why}, {seconds:.0f} s"))
