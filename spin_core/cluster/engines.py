@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from spin_core.cluster.host import MakeEngine
 from spin_core.cluster.lease import Lease
 from spin_core.encoding.ends import Ends
-from spin_core.generation.engine import Answer, Ended, OnAnswer, Prompt, Sampler
+from spin_core.generation.engine import Answer, OnAnswer, Prompt, Sampler
 from spin_core.runtime.errors import ChildCrash
 from spin_core.runtime.progress import emit, tell
 
@@ -17,20 +17,10 @@ from spin_core.runtime.progress import emit, tell
 class RayEngine:
     """An engine for `sampler` on the GPUs of `lease`. The constructor returns once it is up."""
 
-    def __init__(
-        self,
-        lease: Lease,
-        make: MakeEngine,
-        sampler: Sampler,
-        log: Path,
-        part: int,
-        parts: int,
-        ended: Ended,
-        waiting: Callable[[float], None],
-    ) -> None:
+    def __init__(self, lease: Lease, make: MakeEngine, sampler: Sampler, log: Path, part: int, parts: int) -> None:
+        """On a lease that has its place."""
         self._lease = lease
         try:
-            lease.place(ended, waiting)
             tell("engines", f"engine {part + 1} on {lease.where}")
             self.window, self.address = lease.follow("start", make, sampler, log, part, parts, on=emit)
         except BaseException:

@@ -26,12 +26,12 @@ class Lease:
 
     def __init__(self, host: type, *, gpus: int, strategy: Any = None) -> None:
         options: dict[str, Any] = {"num_gpus": gpus, "num_cpus": 0, "max_restarts": 0, "max_task_retries": 0}
-        options |= {"max_concurrency": _STREAMS, "concurrency_groups": {_CONTROL: 2}}
+        options |= {"max_concurrency": _STREAMS}
         if strategy is not None:
             options["scheduling_strategy"] = strategy
         self.gpus, self.ended = gpus, False
         self.where = Where("", "a node", ())
-        self._actor: Any = ray.remote(host).options(**options).remote()
+        self._actor: Any = ray.remote(concurrency_groups={_CONTROL: 2})(host).options(**options).remote()
         self._placed = self._call("where")
 
     def place(self, ended: Callable[[], bool], waiting: Callable[[float], None] | None = None) -> None:

@@ -129,7 +129,12 @@ class ClusterMachine:
         log = self._store.log_path(f"engine-{sampler.model.digest}" + (f"-{part}" if part else ""))
         lease = self._lease(size)
         waiting = partial(_waiting, "engines", f"no node has {size} GPU{'s' * (size > 1)} free")
-        return RayEngine(lease, self._make_engine, sampler, log, part, parts, ended, waiting if not part else lambda seconds: None)
+        try:
+            lease.place(ended, waiting if not part else None)
+        except BaseException:
+            lease.end()
+            raise
+        return RayEngine(lease, self._make_engine, sampler, log, part, parts)
 
     # leases
 

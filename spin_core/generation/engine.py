@@ -65,9 +65,21 @@ class Engine(Protocol):
     """Samples answers under one model. Calls may come from several threads at once."""
 
     window: int  # rows in flight that keep its batch full; shards are leased to it while it has fewer
-    address: Address | None  # where it is served, for clients of other libraries; None for one that is no server
-    node: str  # of a cluster, on which whoever uses the address has to be; empty on this machine
-    where: str  # for people; empty on this machine
+
+    @property
+    def address(self) -> Address | None:
+        """Where it is served, for clients of other libraries; None for one that is no server."""
+        ...
+
+    @property
+    def node(self) -> str:
+        """Of a cluster, on which whoever uses the address has to be; empty on this machine."""
+        ...
+
+    @property
+    def where(self) -> str:
+        """The same for people, with its GPUs."""
+        ...
 
     def sample(self, prompts: Sequence[Prompt], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
         """The prompts' answers, those of a prompt side by side, each ending at the first end of turn.

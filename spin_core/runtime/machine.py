@@ -107,12 +107,8 @@ class ThisMachine:
 
 def parts_of(child: Child, count: int, at_once: int = 0) -> list[Child]:
     """So many of it, each told which it is and how many work at once (all of them), with a log of its own."""
-    return [
-        replace(
-            child, job={**child.job, "part": part, "parts": at_once or count}, log=f"{child.log}-{part}" if part else child.log, part=part
-        )
-        for part in range(count)
-    ]
+    jobs = [{**child.job, "part": part, "parts": at_once or count} for part in range(count)]
+    return [replace(child, job=job, log=child.log + (f"-{part}" if part else ""), part=part) for part, job in enumerate(jobs)]
 
 
 def side_by_side(calls: Sequence[Callable[[], None]]) -> None:
