@@ -18,6 +18,7 @@ _LOOK_S = 0.5  # a signal is heard between two looks
 _CONTROL = "control"  # methods that must not wait behind shards
 _STREAMS = 64  # shards that an engine answers at once
 _CLOSE_S, _ANSWER_S = 20.0, 30.0
+_FOUND_OUT_S = 60.0
 _REMEDY = "run again to continue"
 
 
@@ -31,18 +32,30 @@ class Lease:
             options["scheduling_strategy"] = strategy
         self.gpus, self.ended = gpus, False
         self.where = Where("", "a node", ())
-        self._actor: Any = ray.remote(concurrency_groups={_CONTROL: 2})(host).options(**options).remote()
+        self._kind = ray.remote(concurrency_groups={_CONTROL: 2})(host).options(**options)
+        self._ask_for_place()
+
+    def _ask_for_place(self) -> None:
+        self._actor: Any = self._kind.remote()
         self._placed = self._call("where")
 
     def place(self, ended: Callable[[], bool], waiting: Callable[[float], None] | None = None) -> None:
         """Waits for room. Raises Cancelled once `ended()` says so; `waiting` is told for how many seconds, meanwhile."""
-        started = time.monotonic()
-        while not ray.wait([self._placed], timeout=_LOOK_S)[0]:
+        started, lost = time.monotonic(), 0.0
+        while True:
+            if ray.wait([self._placed], timeout=_LOOK_S)[0]:
+                try:
+                    self.where = self._got(self._placed)
+                    return
+                except ChildCrash:  # it was given to a node that is gone, which Ray finds out in about half a minute
+                    lost = lost or time.monotonic()
+                    if time.monotonic() - lost > _FOUND_OUT_S:
+                        raise
+                    self._ask_for_place()
             if ended():
                 raise Cancelled("the run was ended")
             if waiting:
                 waiting(time.monotonic() - started)
-        self.where = self._got(self._placed)
 
     def ask(self, method: str, *args: Any, timeout_s: float = _ANSWER_S) -> Any:
         """What a method of the host answers. Raises ChildCrash where it does not."""

@@ -20,7 +20,7 @@ from spin_core.cluster.lease import Lease
 from spin_core.generation.engine import Ended, Engine, Sampler
 from spin_core.generation.pool import local_engine
 from spin_core.runtime.devices import never
-from spin_core.runtime.errors import Cancelled, ChildCrash
+from spin_core.runtime.errors import Cancelled, ChildCrash, SpinflowError
 from spin_core.runtime.machine import Child, Command, Place, ThisMachine, parts_of, side_by_side
 from spin_core.runtime.output import Output
 from spin_core.runtime.progress import Progress, emit, tell
@@ -28,6 +28,7 @@ from spin_core.store import Store
 
 _QUIET_S = 3.0  # so long a wait for a place is nothing to tell
 _LOOK_S = 2.0
+_PLACED_S = 120.0
 _GRACE_S = 5.0  # for the others of a training to say why they fail, once one has
 _ALONE = Place(0)
 
@@ -100,9 +101,12 @@ class ClusterMachine:
             def one(lease: Lease, part: Child, place: Place) -> None:
                 try:
                     self._follow(lease, part, command, place)
-                except BaseException:  # the others would wait for it in a collective
-                    for other in leases:
-                        threading.Timer(_GRACE_S, other.end).start()
+                except SpinflowError:
+                    if lease.ended:
+                        raise ChildCrash(f"{child.name}: ended with the others", exit_code=-1) from None
+                    time.sleep(_GRACE_S)
+                    for other in leases:  # they would wait for this one in a collective
+                        other.end()
                     raise
 
             parts = [*zip(leases, parts_of(child, len(leases)), places, strict=True)]
@@ -169,7 +173,7 @@ class ClusterMachine:
             for rank in range(count):
                 leases.append(self._lease(gpus, PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)))
             for lease in leases:
-                lease.place(never)
+                lease.place(_until(time.monotonic() + _PLACED_S))
             yield leases
         except RayError as error:
             raise ChildCrash(f"{name}: {error}", exit_code=-1, remedy="run again to continue") from None
@@ -184,6 +188,17 @@ class ClusterMachine:
         with self._lock:
             leases, self._leases = self._leases, set()
         side_by_side([lease.end for lease in leases] or [lambda: None])
+
+
+def _until(deadline: float) -> Callable[[], bool]:
+    """For a group that has its nodes: what cannot be placed then was on one that has gone since."""
+
+    def ended() -> bool:
+        if time.monotonic() > deadline:
+            raise ChildCrash("a node went before the training began", exit_code=-1, remedy="run again to continue")
+        return False
+
+    return ended
 
 
 def widest(gpus: Sequence[int]) -> tuple[int, int]:

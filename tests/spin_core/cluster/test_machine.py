@@ -1,0 +1,162 @@
+"""Children and engines on three nodes, of which one is lost at the worst moment; light ones, so that it takes seconds."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spin_core.cluster.join import joined
+from spin_core.encoding.ends import Ends
+from spin_core.generation.engine import Answer, OnAnswer, Prompt, Sampler
+from spin_core.generation.pool import EnginePool
+from spin_core.recipe import GenerationSettings
+from spin_core.runtime import progress
+from spin_core.runtime.errors import BadInput, ChildCrash, SpinflowError
+from spin_core.runtime.machine import Child, Place
+from spin_core.store import Ref, Store
+from tests.spin_core.cluster.nodes import Nodes, three_nodes, wait_until
+
+MODULE = "tests.spin_core.cluster.light"
+ENDS = Ends([1], ["</s>"], 1)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    with three_nodes() as found:
+        yield found
+
+
+@pytest.fixture
+def machine(nodes: Nodes, tmp_path: Path) -> Iterator[Any]:
+    """Nothing that a run has started outlives it."""
+    nodes.replace()
+    with joined(Store(tmp_path / "home"), nodes.address) as found:
+        assert found is not None
+        wait_until(lambda: found.device_count == 3)
+        yield found
+    wait_until(lambda: not nodes.pids(MODULE), 15)
+
+
+def files_job(folder: Path, count: int, seconds: float) -> dict[str, Any]:
+    return {"files": [str(folder / f"file-{n}") for n in range(count)], "journal": str(folder / "journal"), "seconds": seconds}
+
+
+def test_a_lost_node_costs_what_it_had_in_hand(nodes: Nodes, machine: Any, tmp_path: Path) -> None:
+    """If it fails, a node that goes takes finished work with it, has it done twice, or leaves a child behind."""
+    job, said = files_job(tmp_path, 12, 0.5), []
+    end = progress.listen(lambda event: said.append(event))
+
+    def kill() -> None:
+        wait_until(lambda: len([*tmp_path.glob("file-*")]) >= 3)
+        nodes.kill(nodes.pids(MODULE)[0])
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(ChildCrash, match="was lost"):
+        machine.spread(Child(MODULE, job, "light", "taking files"), 12)
+    killer.join()
+    machine.spread(Child(MODULE, job, "light", "taking files"), 12)  # as a retry does
+    end()
+    done = Counter(line.split()[0] for line in (tmp_path / "journal").read_text().splitlines())
+    assert sorted(done) == sorted(Path(file).name for file in job["files"])
+    assert set(done.values()) <= {1, 2}
+    assert sum(done.values()) <= 13  # what the lost node had in hand, at most
+    assert f"runs on {socket.gethostname()}, GPU 0" in {event.note for event in said if event.name == "taking files"}
+
+
+def command(place: Place) -> list[str]:
+    return ["-X", f"place={place.rank}/{place.count}x{place.gpus}@{bool(place.address)}:{place.port > 0}"]
+
+
+def test_a_training_has_a_place_on_every_node(nodes: Nodes, machine: Any, tmp_path: Path) -> None:
+    """And where one rank fails, the others are not left waiting for it."""
+    child = Child(MODULE, {"folder": str(tmp_path), "seconds": 0.1}, "light", "training")
+    machine.together(child, command)
+    assert [(tmp_path / f"rank-{rank}").read_text() for rank in range(3)] == [f"{rank}/3x1@True:True 0" for rank in range(3)]
+    assert "here is 0" in (tmp_path / "home" / "logs" / "light.log").read_text()
+
+    started = time.monotonic()
+    with pytest.raises(BadInput, match="this cannot be done"):
+        machine.together(Child(MODULE, {"folder": str(tmp_path), "seconds": 600, "wrong": 1}, "light", "training"), command)
+    assert time.monotonic() - started < 60
+    wait_until(lambda: not nodes.pids(MODULE), 15)
+
+
+@pytest.mark.long
+def test_a_training_that_loses_a_node_is_planned_without_it(nodes: Nodes, machine: Any, tmp_path: Path) -> None:
+    """If it fails, a retry waits for ever for a node that is gone."""
+
+    def kill() -> None:
+        nodes.kill(wait_until(lambda: nodes.pids(MODULE))[0])
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(ChildCrash, match="was lost"):
+        machine.together(Child(MODULE, {"folder": str(tmp_path), "seconds": 600}, "light", "training"), command)
+    killer.join()
+    machine.together(Child(MODULE, {"folder": str(tmp_path), "seconds": 0.1}, "light", "training"), command)
+    assert (tmp_path / "rank-1").read_text() == "1/2x1@True:True 0"
+
+
+class Slow:
+    """An engine that takes half a second a shard."""
+
+    window, address, node, where = 2, None, "", ""
+
+    def __init__(self, sampler: Sampler, log: Path, part: int, parts: int) -> None:
+        pass
+
+    def alive(self) -> bool:
+        return True
+
+    def sample(self, prompts: Sequence[Prompt], ends: Ends, on_answer: OnAnswer) -> list[Answer]:
+        time.sleep(0.5)
+        for number, _ in enumerate(prompts, 1):
+            on_answer(number, 1)
+        return [Answer([prompt.seed], "stop", "") for prompt in prompts]
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_lost_node_costs_its_shards_and_a_new_one_is_used(nodes: Nodes, machine: Any, tmp_path: Path) -> None:
+    """Every shard is answered exactly once, whatever happens to the nodes meanwhile."""
+    machine._make_engine = Slow
+    sampler = Sampler(Ref("model", "a", tmp_path), GenerationSettings(engine="transformers"), 8)
+    used: Counter[str] = Counter()
+    lost = threading.Event()
+
+    def shard(number: int) -> int:
+        for _ in range(4):
+            try:
+                with pool.lease(sampler, 1) as engine:
+                    (answer,) = engine.sample([Prompt([1], number)], ENDS, lambda done, new: None)
+                    used[engine.node] += 1
+                    return answer.ids[0]
+            except ChildCrash:
+                lost.set()
+        raise AssertionError(f"shard {number} was tried four times")
+
+    with EnginePool(Store(tmp_path / "home"), machine.starts) as pool, ThreadPoolExecutor(40) as threads:
+        futures = [threads.submit(shard, number) for number in range(120)]
+        wait_until(lambda: len(used) == 3)
+        nodes.kill_node(nodes.nodes[0])
+        nodes.replace()
+        assert [future.result() for future in futures] == list(range(120))
+    assert lost.is_set()
+    assert len(used) == 4  # the new node, too
+
+
+def test_who_names_no_cluster_and_who_names_one_that_is_not_there(tmp_path: Path) -> None:
+    with joined(Store(tmp_path), "") as found:
+        assert found is None
+    with pytest.raises(SpinflowError, match="no cluster answers at"), joined(Store(tmp_path), "127.0.0.1:9"):
+        pass
