@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,41 @@ def test_the_other_kubernetes_objects_keep_to_their_schemas() -> None:
         kubernetes_validate.validate(document, KUBERNETES_VERSION, strict=True)
     worker = yaml.safe_load((KUBERNETES / "worker-values.yaml").read_text())["worker"]
     assert (worker["config"]["workPool"], worker["config"]["workQueues"]) == (POOL, list(QUEUES))
+
+
+def test_the_ray_cluster_is_one_that_can_run_a_campaign() -> None:
+    """KubeRay's own schema is 900 kB and not kept here: its fields are those that were checked by hand, the pods Kubernetes' own."""
+    cluster = yaml.safe_load((KUBERNETES / "ray-cluster.yaml").read_text())
+    job = yaml.safe_load((KUBERNETES / "ray-job.yaml").read_text())
+    assert {cluster["apiVersion"], job["apiVersion"]} == {"ray.io/v1"}
+    spec = cluster["spec"]
+    assert set(spec) == {"rayVersion", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec", "workerGroupSpecs"}
+    assert set(spec["headGroupSpec"]) == {"rayStartParams", "template"}
+    assert all(isinstance(value, str) for value in spec["headGroupSpec"]["rayStartParams"].values())
+    (workers,) = spec["workerGroupSpecs"]
+    assert set(workers) == {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
+    for group in (spec["headGroupSpec"], workers):
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, **group["template"]}
+        kubernetes_validate.validate(pod, KUBERNETES_VERSION, strict=True)
+        (container,) = pod["spec"]["containers"]
+        assert {"name": "artifacts", "mountPath": "/artifacts"} in container["volumeMounts"]
+    assert f"ray[default]=={spec['rayVersion'].rpartition('.')[0]}.*" in (ROOT / "pyproject.toml").read_text()
+    assert set(job["spec"]) == {"clusterSelector", "submissionMode", "entrypoint", "runtimeEnvYAML"}
+    assert job["spec"]["clusterSelector"] == {"ray.io/cluster": cluster["metadata"]["name"]}
+    assert yaml.safe_load(job["spec"]["runtimeEnvYAML"])["env_vars"]["SPINFLOW_CLUSTER"] == "auto"
+
+
+def test_the_slurm_script_is_one() -> None:
+    """And names the options of Ray's command as that has them."""
+    script = ROOT / "deployments" / "slurm" / "campaign.sbatch"
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    bare = subprocess.run(["bash", str(script)], capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
+    assert "set RECIPE to the recipe file" in bare.stderr
+    pytest.importorskip("ray", reason="Ray is not installed")
+    from ray.scripts.symmetric_run import symmetric_run
+
+    words = re.findall(r"symmetric-run (--\S+) \S+ (--\S+)", script.read_text())[0]
+    assert set(words) == {option for parameter in symmetric_run.params for option in parameter.opts if option.startswith("--")}
 
 
 @pytest.mark.parametrize("name", ["Dockerfile.cpu", "Dockerfile.cuda"])
