@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from spin_core.store import Store
 if TYPE_CHECKING:
     from spin_core.cluster.machine import ClusterMachine
 
+_ANSWER_S = 10.0
 VARIABLE = "SPINFLOW_CLUSTER"
 
 
@@ -52,14 +54,20 @@ def joined(store: Store, where: str) -> Iterator[ClusterMachine | None]:
 
 
 def _connect(where: str) -> None:
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # else a late call, after the end, would start a cluster of its own
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # nodes have their own environment, whatever started the flow
     import ray
 
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # nodes have their own environment, whatever started the flow
+    # what it prints of a lost node is twenty lines of its raylet's log, and there is no switch; ours is one line, of the stage
+    vars(ray._private.worker)["print_to_stdstream"] = lambda *args, **kwargs: None
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     try:
+        if where != "auto":  # Ray itself would try for minutes
+            host, _, port = where.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
         ray.init(address=where, namespace="spinflow", log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         why = " ".join(str(error).split())[:200]
         remedy = "start it with `ray start --head`, and this machine with `ray start --address=HEAD:6379`"
         raise SpinflowError(f"cluster: no cluster answers at {where} ({why})", remedy=remedy) from None

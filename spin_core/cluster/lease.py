@@ -43,7 +43,7 @@ class Lease:
         """Waits for room. Raises Cancelled once `ended()` says so; `waiting` is told for how many seconds, meanwhile."""
         started, lost = time.monotonic(), 0.0
         while True:
-            if ray.wait([self._placed], timeout=_LOOK_S)[0]:
+            if _ready(self._placed):
                 try:
                     self.where = self._got(self._placed)
                     return
@@ -61,7 +61,7 @@ class Lease:
         """What a method of the host answers. Raises ChildCrash where it does not."""
         answer = self._call(method, *args)
         deadline = time.monotonic() + timeout_s
-        while not ray.wait([answer], timeout=_LOOK_S)[0]:
+        while not _ready(answer):
             if time.monotonic() > deadline:
                 raise ChildCrash(f"{self.where} does not answer", exit_code=-1, remedy=_REMEDY)
         return self._got(answer)
@@ -70,7 +70,7 @@ class Lease:
         """Calls a method that streams, tells `on` each item, and returns its value or raises its error."""
         stream = self._call(method, *args, streaming=True)
         while True:
-            if not ray.wait([stream], timeout=_LOOK_S)[0]:
+            if not _ready(stream):
                 continue
             for item in self._got(next(stream)):
                 if isinstance(item, Failed):
@@ -100,3 +100,11 @@ class Lease:
         except RayError as error:
             why = str(error).strip().splitlines()[0]
             raise ChildCrash(f"{self.where} was lost ({type(error).__name__}: {why[:200]})", exit_code=-1, remedy=_REMEDY) from None
+
+
+def _ready(answer: Any) -> bool:
+    """Whether it has come, within half a second. Raises ChildCrash where this run has left the cluster meanwhile."""
+    try:
+        return bool(ray.wait([answer], timeout=_LOOK_S)[0])
+    except RayError:
+        raise ChildCrash("the cluster was left", exit_code=-1, remedy=_REMEDY) from None

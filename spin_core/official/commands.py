@@ -14,9 +14,11 @@ import typer
 import yaml
 from rich.console import Console
 
+from spin_core.cluster.join import address, joined
 from spin_core.recipe import DataSettings, GenerationSettings, ModelSettings, Recipe
 from spin_core.report.live import bars
-from spin_core.runtime import devices, leftovers, process, surroundings
+from spin_core.runtime import leftovers, process, surroundings
+from spin_core.runtime.machine import ThisMachine
 from spin_core.store import Store
 
 _PANEL = "The official SPIN scripts' commands"
@@ -80,8 +82,9 @@ def generate(
         data=DataSettings(name=input_dir, on_bad_row="skip", max_prompt_tokens=max_prompt_tokens),
         generation=GenerationSettings(engine=engine, max_new_tokens=max_new_tokens, tensor_parallel=world_size),
     )
-    with _session():
-        run(_store(home), recipe, Fraction(split, data_frac, frac_len), output_dir)
+    store = _store(home)
+    with _session(), joined(store, address(None)) as cluster:
+        run(store, recipe, Fraction(split, data_frac, frac_len), output_dir, cluster)
 
 
 def gather(
@@ -105,9 +108,10 @@ def finetune(
     from spin_core.official.config import load
     from spin_core.official.finetune import finetune as run
 
-    plan = load(config, context.args, max(1, len(devices.visible())))
-    with _session():
-        run(_store(home), plan)
+    store = _store(home)
+    with _session(), joined(store, address(None)) as cluster:
+        plan = load(config, context.args, (cluster or ThisMachine(store)).device_count)
+        run(store, plan, cluster)
 
 
 def _store(home: Path) -> Store:

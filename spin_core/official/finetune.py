@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spin_core.official.config import Finetune
 from spin_core.official.model_folder import copy_model
@@ -16,15 +16,20 @@ from spin_core.sources.locate import Source, locate
 from spin_core.store import Ref, Spec, Store
 from spin_core.training.stage import Train
 
+if TYPE_CHECKING:
+    from spin_core.cluster.machine import ClusterMachine
+
 STAGE_VERSION = 4
 
 
-def finetune(store: Store, plan: Finetune) -> Path:
+def finetune(store: Store, plan: Finetune, cluster: ClusterMachine | None = None) -> Path:
     """Trains and copies the model to the output folder. A killed run continues from its last checkpoint."""
     if plan.unused:
         tell("finetune", f"keys that change nothing here: {', '.join(plan.unused)}")
-    on = Launcher(store, "finetune")
+    on = Launcher(store, "finetune", machine=cluster)
     training = plan.recipe.training
+    if cluster and training.precision == "auto":
+        training = training.model_copy(update={"precision": cluster.precision()})
     model = on.build(Import(plan.recipe.model, store.home))
     pairs = on.build(OfficialPairs(plan, model, store))
     reference = on.build(Score(training, model, pairs, splits=("train",)))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from spin_core.runtime.launcher import Launcher
 from spin_core.runtime.progress import tell
 from spin_core.sources.talk import BadRow
 from spin_core.store import Ref, Spec, Store
+
+if TYPE_CHECKING:
+    from spin_core.cluster.machine import ClusterMachine
 
 STAGE_VERSION = 3
 _SHUFFLE_SEED = 42  # the official script's
@@ -48,10 +51,10 @@ class Fraction:
         return shuffled[self.number * self.length : (self.number + 1) * self.length]
 
 
-def generate(store: Store, recipe: Recipe, fraction: Fraction, out: Path) -> Path:
+def generate(store: Store, recipe: Recipe, fraction: Fraction, out: Path, cluster: ClusterMachine | None = None) -> Path:
     """Samples an answer to every prompt of the fraction and writes the file; what a killed run had finished is not sampled again."""
-    with EnginePool(store) as pool:
-        on = Launcher(store, "generate", pool)
+    with EnginePool(store, cluster.starts if cluster else None) as pool:
+        on = Launcher(store, "generate", pool, cluster)
         prompts = on.build(FractionPrompts(recipe.data.name, fraction, store))
         model = on.build(Import(recipe.model, store.home))
         encoded = on.build(Encode.of(recipe, model, prompts))

@@ -295,14 +295,17 @@ def test_the_official_lora_keys_are_a_lora_group(tmp_path: Path) -> None:
 def test_the_batch_counts_the_devices_of_every_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`accelerate launch` of theirs multiplies by all processes; ours would train in half the batch on two machines."""
     seen: list[int] = []
-    monkeypatch.setattr("spin_core.official.finetune.finetune", lambda store, plan: seen.append(plan.recipe.training.pairs_per_step))
+    monkeypatch.setattr(
+        "spin_core.official.finetune.finetune", lambda store, plan, cluster: seen.append(plan.recipe.training.pairs_per_step)
+    )
     monkeypatch.setattr("spin_core.official.commands._session", nullcontext)
+    joined = [nullcontext(), nullcontext(SimpleNamespace(device_count=6))]
+    monkeypatch.setattr("spin_core.official.commands.joined", lambda store, address: joined.pop(0))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "none-0,none-1")
-    for name, value in {"NNODES": "3", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
-        monkeypatch.setenv(name, value)
     context = SimpleNamespace(args=["--per_device_train_batch_size=4", "--gradient_accumulation_steps=2"])
-    commands.finetune(context, config(tmp_path), tmp_path / "home")  # type: ignore[arg-type]
-    assert seen == [4 * 2 * 2 * 3]
+    for _ in range(2):
+        commands.finetune(context, config(tmp_path), tmp_path / "home")  # type: ignore[arg-type]
+    assert seen == [4 * 2 * 2, 4 * 2 * 6]
 
 
 def folder_of(path: Path, **files: str) -> Path:
