@@ -32,6 +32,7 @@ _MARK = "@result "
 class NoOp:
     """Answers every row with one token."""
 
+    address, node, where = None, "", ""
     window = 10**9
 
     def alive(self) -> bool:

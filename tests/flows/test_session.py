@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[2]
 class Fussy:
     """Crashes on some first rows, refuses some others."""
 
+    address, node, where = None, "", ""
     window = 100
 
     def __init__(self, crash_on: set[int], refuse: set[int]) -> None:

@@ -22,6 +22,7 @@ MODEL, OTHER = (Ref("model", name, Path("/nowhere")) for name in ("a", "b"))
 class Counted:
     """An engine that answers at once, until it is told to die."""
 
+    address, node, where = None, "", ""
     window = 10
 
     def __init__(self) -> None:
