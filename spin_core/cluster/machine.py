@@ -78,7 +78,7 @@ class ClusterMachine:
 
     def spread(self, child: Child, most: int) -> None:
         """See `Machine`. More are asked for than there is room for: nodes that come meanwhile take part, and replace those that go."""
-        now = min(most, self.device_count)
+        asked, now = time.monotonic(), min(most, self.device_count)
         enough = threading.Event()  # one has found nothing left to do, so who still waits for a place need not come
 
         def one(part: Child) -> None:
@@ -87,6 +87,8 @@ class ClusterMachine:
                     lease.place(enough.is_set, partial(_waiting, child.name, "no GPU is free") if not part.part else None)
                 except Cancelled:
                     return
+                if part.part < now:
+                    child.waited(time.monotonic() - asked)
                 self._follow(lease, part)
                 enough.set()
 
@@ -94,7 +96,9 @@ class ClusterMachine:
 
     def together(self, child: Child, command: Command) -> None:
         """See `Machine`. On as many nodes as there are, each with as many GPUs, so that most GPUs take part."""
+        asked = time.monotonic()
         with self._group(child.name) as leases:
+            child.waited(time.monotonic() - asked)
             address, port = leases[0].ask("meeting_point") if len(leases) > 1 else ("", 0)
             places = [Place(lease.gpus, len(leases), rank, address, port) for rank, lease in enumerate(leases)]
 
