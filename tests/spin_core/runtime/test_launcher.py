@@ -18,14 +18,17 @@ from spin_core.store import Spec, Store
 class Stage:
     """One that needs devices, or none."""
 
-    groups: tuple[tuple[str, ...], ...]
+    children: int
     label: str = "iter-0 · test"
 
     def spec(self) -> Spec:
-        return Spec("test", 1, {"groups": len(self.groups)})
+        return Spec("test", 1, {"children": self.children})
 
     def run(self, out: Path, on: Launcher) -> dict[str, Any]:
-        on.jobs("module", [{}] * len(self.groups), "log", "test", groups=self.groups)  # type: ignore[arg-type]
+        if self.children:
+            on.spread("module", {}, "log", "test", most=self.children)
+        else:
+            on.job("module", {}, "log", "test")
         return {"rows": 3}
 
 
@@ -38,6 +41,7 @@ def busy(monkeypatch: pytest.MonkeyPatch) -> None:
         time.sleep(0.1 if group else 0.0)
         yield devices.Hold()
 
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "none-0,none-1")
     monkeypatch.setattr(devices, "hold", hold)
     monkeypatch.setattr(devices, "environment", lambda group: {})
     monkeypatch.setattr(process, "run_job", lambda *args, **kwargs: None)
@@ -45,7 +49,7 @@ def busy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_waiting_for_devices_is_written_down(tmp_path: Path) -> None:
     """Two children that wait side by side waited once."""
-    facts = Launcher(Store(tmp_path), "c").build(Stage((("0",), ("1",)))).facts
+    facts = Launcher(Store(tmp_path), "c").build(Stage(2)).facts
     assert facts["rows"] == 3
     assert facts["campaign"] == "c"
     assert 0.1 <= facts["waited"] < 0.19
@@ -53,5 +57,5 @@ def test_waiting_for_devices_is_written_down(tmp_path: Path) -> None:
 
 def test_without_devices_and_campaign_nothing_is(tmp_path: Path) -> None:
     on = Launcher(Store(tmp_path))
-    assert on.build(Stage(((),))).facts.keys() == {"rows", "seconds"}
+    assert on.build(Stage(0)).facts.keys() == {"rows", "seconds"}
     assert on._waits == []
