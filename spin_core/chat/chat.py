@@ -19,7 +19,7 @@ from rich.text import Text
 from spin_core.campaign.ledger import model_of
 from spin_core.encoding.ends import read_ends
 from spin_core.export.export import Choice
-from spin_core.runtime import process
+from spin_core.runtime import output, process
 from spin_core.runtime.errors import BadInput, ChildCrash
 from spin_core.store import Store
 
@@ -94,7 +94,7 @@ def _child(job: dict[str, Any], log: Path) -> Iterator[Callable[[list[Talk], Sho
     with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
         json.dump(job, file)
         file.flush()
-        start = process.size(log)
+        start = output.size(log)
         child = process.spawn([sys.executable, "-m", "spin_core.chat.job", file.name], log, talk=True)
 
         def read() -> dict[str, Any]:
@@ -103,7 +103,7 @@ def _child(job: dict[str, Any], log: Path) -> Iterator[Callable[[list[Talk], Sho
                 if line.startswith("{"):
                     found: dict[str, Any] = json.loads(line)
                     return found
-            raise ChildCrash(f"the players ended: {process.last_words(log, start)}", exit_code=child.wait(), remedy=f"see {log}")
+            raise ChildCrash(f"the players ended: {output.last_words(log, start)}", exit_code=child.wait(), remedy=f"see {log}")
 
         def ask(talks: list[Talk], show: Show) -> list[str]:
             assert child.stdin is not None
