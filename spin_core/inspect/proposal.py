@@ -8,6 +8,7 @@ from typing import Any
 
 _ACTIVATIONS = 34.0  # bytes a token, layer and channel in bf16 (arXiv 2205.05198)
 _LOGITS = 8.0  # bytes a token and vocabulary entry: fp32, and its gradient
+_ANSWER = 64  # tokens: a model's own answers are longer than short human ones at first, and those that are cut are told apart by that
 _LARGE, _MIDDLE = 3e9, 1e9  # parameters
 
 
@@ -45,7 +46,8 @@ class Numbers:
 
 def propose(seen: Seen) -> Numbers:
     """Lengths that 95 to 99 rows of 100 fit in, held-out sets that leave most rows to train on, a batch that fits the memory."""
-    answer = _up(seen.answer["100"] if seen.answer["100"] <= 1.25 * seen.answer["95"] else seen.answer["95"], 16)
+    human = seen.answer["100"] if seen.answer["100"] <= 1.25 * seen.answer["95"] else seen.answer["95"]
+    answer = _up(max(human, _ANSWER), 16)
     prompt = _up(seen.prompt["100"] if seen.prompt["100"] <= 1.25 * seen.prompt["99"] else seen.prompt["99"], 32)
     if seen.positions:
         answer = min(answer, max(1, seen.positions // 2))

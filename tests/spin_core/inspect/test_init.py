@@ -180,6 +180,11 @@ def test_a_large_model_on_a_large_card() -> None:
     assert propose(seen(memory=24e9)).lora
 
 
+def test_short_human_answers_leave_room_for_longer_ones() -> None:
+    """Where answers are cut at 16 tokens and human ones have 3, the pairs are told apart by the cut alone."""
+    assert propose(seen(answer={"50": 3, "95": 3, "99": 4, "100": 5})).max_new_tokens == 64
+
+
 def test_a_short_context_bounds_both_lengths() -> None:
     found = propose(seen(positions=512))
     assert found.max_prompt_tokens + found.max_new_tokens <= 512
