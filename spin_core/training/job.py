@@ -23,6 +23,7 @@ from spin_core.runtime.progress import Progress, print_event
 from spin_core.scoring.beta import Surprise
 from spin_core.tracking.callback import Tracked
 from spin_core.tracking.trackers import Campaign
+from spin_core.training.attempt import Attempt
 from spin_core.training.changed import prove_changed
 from spin_core.training.epochs import EpochModels, epoch_ends
 from spin_core.training.files import complete, last_whole_checkpoint
@@ -130,6 +131,7 @@ def _train(job: dict[str, Any]) -> None:
     work = Path(job["work"]) / checkpoints(settings["sharding"], os.environ)
     work.mkdir(exist_ok=True)
     job["work"] = str(work)
+    attempt = Attempt(work)
     _check_reporters(settings["report_to"])
     bf16 = settings["precision"] == "bf16"
     config = without_dropout(job["model"])
@@ -153,7 +155,7 @@ def _train(job: dict[str, Any]) -> None:
         autocast_in_forward(model, args.device)
     log = MetricsLog(work / "metrics.jsonl")
     tracked = Tracked(settings["report_to"], Campaign(**job["tracked"]["campaign"]), job["tracked"]["first"])
-    common: dict[str, Any] = {"model": model, "args": args, "train_dataset": rows, "callbacks": [log, tracked]}
+    common: dict[str, Any] = {"model": model, "args": args, "train_dataset": rows, "callbacks": [log, tracked, attempt]}
     trainer: PlannedTrainer
     if packed:
         trainer = SpinTrainer(data_collator=collate_pairs, **common)
@@ -173,6 +175,7 @@ def _train(job: dict[str, Any]) -> None:
     validation = _validation(trainer, job, packed)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.accelerator.wait_for_everyone()
+    attempt.require()
     out = Path(job["out"])
     save_whole(trainer, str(out / adapter.FOLDER if settings["lora"] else out))
     if trainer.is_world_process_zero():
