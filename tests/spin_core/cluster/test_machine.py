@@ -49,6 +49,7 @@ def files_job(folder: Path, count: int, seconds: float) -> dict[str, Any]:
     return {"files": [str(folder / f"file-{n}") for n in range(count)], "journal": str(folder / "journal"), "seconds": seconds}
 
 
+@pytest.mark.long
 def test_a_lost_node_costs_what_it_had_in_hand(nodes: Nodes, machine: Any, tmp_path: Path) -> None:
     """If it fails, a node that goes takes finished work with it, has it done twice, or leaves a child behind."""
     job, said = files_job(tmp_path, 12, 0.5), []
@@ -76,6 +77,7 @@ def command(place: Place) -> list[str]:
     return ["-X", f"place={place.rank}/{place.count}x{place.gpus}@{bool(place.address)}:{place.port > 0}"]
 
 
+@pytest.mark.long
 def test_a_training_has_a_place_on_every_node(nodes: Nodes, machine: Any, tmp_path: Path) -> None:
     """And where one rank fails, the others are not left waiting for it."""
     child = Child(MODULE, {"folder": str(tmp_path), "seconds": 0.1}, "light", "training")
