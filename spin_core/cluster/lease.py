@@ -27,14 +27,14 @@ _REMEDY = "run again to continue"
 class Wait:
     """A wait for a place, told to people once it is longer than a moment."""
 
-    def __init__(self, name: str, why: str = "") -> None:
-        self._name, self._why = f"{name}: waiting for the cluster", why
+    def __init__(self, name: str, why: str = "", matters: Callable[[], bool] = lambda: True) -> None:
+        self._name, self._why, self._matters = f"{name}: waiting for the cluster", why, matters
         self._started, self._told = time.monotonic(), False
 
     def tell(self, why: str = "") -> None:
         """It goes on."""
         seconds = time.monotonic() - self._started
-        if seconds > _QUIET_S:
+        if seconds > _QUIET_S and self._matters():
             self._told = True
             emit(Progress(self._name, 0, 1, "", f"{why or self._why}, {seconds:.0f} s"))
 

@@ -141,13 +141,18 @@ class ClusterMachine:
         size = sampler.settings.tensor_parallel
         log = self._store.log_path(f"engine-{sampler.model.digest}" + (f"-{part}" if part else ""))
         lease = self._lease(size)
-        wait = Wait("engines", f"no node has {size} GPU{'s' * (size > 1)} free")
+        wait = Wait("engines", f"no node has {size} GPU{'s' * (size > 1)} free", matters=self._has_no_place)
         try:
             lease.place(ended, wait if not part else None)
         except BaseException:
             lease.end()
             raise
         return RayEngine(lease, self._make_engine, sampler, log, part, parts)
+
+    def _has_no_place(self) -> bool:
+        """Whether everything that this run has asked for waits; where an engine works, one more would only be welcome."""
+        with self._lock:
+            return not any(lease.where.node and not lease.ended for lease in self._leases)
 
     # leases
 

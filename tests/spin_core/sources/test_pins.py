@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from spin_core.campaign.ledger import Ledger
+from spin_core.recipe import Recipe
 from spin_core.sources.pins import is_commit, on_hub
+from spin_core.store import Store
 from tests.hub import Hub
 
 ROOT = Path(__file__).parents[3]
@@ -105,3 +108,17 @@ def test_what_is_a_hub_id(name: str, expected: bool) -> None:
 def test_a_commit_is_forty_hex_digits() -> None:
     assert is_commit("a" * 40)
     assert not any(map(is_commit, (None, "main", "a" * 39, "A" * 40)))
+
+
+def test_a_cluster_is_asked_for_its_precision_once(tmp_path: Path) -> None:
+    """A head without a GPU would name other artifacts than the nodes, and a lost cluster would hide what it has made."""
+    recipe = Recipe.model_validate({"name": "c", "model": {"name": str(tmp_path)}, "data": {"name": "demo"}})
+    ledger = Ledger(Store(tmp_path), "c")
+    assert ledger.pinned(recipe).training.precision == "auto"
+    asked: list[int] = []
+    for _ in range(2):
+        assert ledger.pinned(recipe, precision=lambda: asked.append(1) or "bf16").training.precision == "bf16"
+    assert ledger.pinned(recipe).training.precision == "bf16"
+    assert asked == [1]
+    fixed = recipe.model_copy(update={"training": recipe.training.model_copy(update={"precision": "fp32"})})
+    assert ledger.pinned(fixed).training.precision == "fp32"
