@@ -1,1 +1,1 @@
-"""What people see: bars while a run goes on, and the table at its end."""
+"""What people see: bars while a run goes on, the table at its end, the page to show."""

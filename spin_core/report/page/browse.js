@@ -5,8 +5,8 @@
   const $ = (id) => document.getElementById(id);
   const about = JSON.parse($("about").textContent);
   about.figures = Object.fromEntries(about.figures);
-  const ROW = 60, MANY_WORDS = 1500, LITTLE = 0.3;
-  // pixels of a row; words a side beyond which, and the share in common below which no difference is marked
+  const ROW = 60, LITTLE = 0.3;  // pixels of a row; the share in common below which no difference is marked
+  const MARGIN = "margin added";  // a figure of a turn: what its training added to the margin of the row's pair
   const list = $("list"), space = $("space"), detail = $("detail"), query = $("query"), panes = list.parentElement;
   const narrow = matchMedia("(max-width: 46rem)");
   let rows = [], shown = [], chosen = -1, kind = "all";
@@ -18,18 +18,18 @@
     return found;
   };
   const option = (value, text) => Object.assign(document.createElement("option"), { value, textContent: text });
-  const figures = () => [...Object.keys(about.figures), "margin"];
-  const better = (name) => name === "margin" ? "higher" : about.figures[name].better;
+  const figures = () => [...Object.keys(about.figures), MARGIN];
+  const better = (name) => name === MARGIN ? "higher" : about.figures[name].better;
 
-  // what a row is worth under a player; the margin is of a turn: what training added to it
+  // what a row is worth under a player
   const value = (row, name, player) => {
-    if (name !== "margin") return row.f[name] ? row.f[name][player] : null;
+    if (name !== MARGIN) return row.f[name] ? row.f[name][player] : null;
     return player ? row.m[player - 1] : null;
   };
   // the change from one player to the other, positive where it is better (or simply more, where neither is)
   const change = (row) => {
     const name = $("figure").value, later = value(row, name, +$("new").value);
-    if (name === "margin") return later;
+    if (name === MARGIN) return later;
     const earlier = value(row, name, +$("old").value);
     if (earlier === null || later === null || earlier === undefined || later === undefined) return null;
     return better(name) === "lower" ? earlier - later : later - earlier;
@@ -37,14 +37,14 @@
   const answer = (row, player) => row.a[player].d.length ? row.a[player].d[0] : row.a[player].g;
   const told = (name, found) => {
     if (found === null || found === undefined) return "–";
-    if (name !== "margin" && about.figures[name].unit === "share") return `${Math.round(found * 100)}%`;
+    if (name !== MARGIN && about.figures[name].unit === "share") return `${Math.round(found * 100)}%`;
     return (Math.abs(found) >= 100 ? found.toFixed(0) : Number.isInteger(found) ? `${found}` : found.toFixed(2)).replace("-", "−");
   };
   const signed = (name, found) => {
     if (found === null || found === undefined) return "";
     if (Math.abs(found) < 1e-9) return "=";
     const plain = better(name) === "lower" ? -found : found;
-    const share = name !== "margin" && about.figures[name].unit === "share";
+    const share = name !== MARGIN && about.figures[name].unit === "share";
     const text = share ? Math.round(plain * 100) : Math.abs(plain) >= 100 ? plain.toFixed(0) : plain.toFixed(2);
     return `${better(name) ? found > 0 ? "▲ " : "▼ " : ""}${plain > 0 ? "+" : ""}${text}`.replace("-", "−");
   };
@@ -120,52 +120,6 @@
     read(shown[chosen]);
   };
 
-  // longest common subsequence of words, with what both begin and end with set aside
-  const differences = (old, now) => {
-    const a = old.split(/(\s+)/).filter(Boolean), b = now.split(/(\s+)/).filter(Boolean);
-    let start = 0, end = 0;
-    while (start < a.length && start < b.length && a[start] === b[start]) start++;
-    while (end < a.length - start && end < b.length - start && a[a.length - 1 - end] === b[b.length - 1 - end]) end++;
-    const n = a.length - start - end, m = b.length - start - end;
-    if (n > MANY_WORDS || m > MANY_WORDS) return null;
-    const table = new Uint16Array((n + 1) * (m + 1)), wide = m + 1;
-    for (let i = n - 1; i >= 0; i--)
-      for (let j = m - 1; j >= 0; j--)
-        table[i * wide + j] = a[start + i] === b[start + j] ? table[(i + 1) * wide + j + 1] + 1 : Math.max(table[(i + 1) * wide + j], table[i * wide + j + 1]);
-    const parts = [], add = (tag, word) => {
-      const before = parts[parts.length - 1];
-      if (before && before[0] === tag) before[1] += word; else parts.push([tag, word]);
-    };
-    for (let k = 0; k < start; k++) add("", a[k]);
-    let i = 0, j = 0;
-    while (i < n || j < m) {
-      if (i < n && j < m && a[start + i] === b[start + j]) { add("", a[start + i]); i++; j++; }
-      else if (i < n && (j === m || table[(i + 1) * wide + j] >= table[i * wide + j + 1])) { add("del", a[start + i]); i++; }
-      else { add("ins", b[start + j]); j++; }
-    }
-    for (let k = a.length - end; k < a.length; k++) add("", a[k]);
-    return readable(parts);
-  };
-
-  // a word or two that happen to be in both are no reason to break a change in two
-  const readable = (parts) => {
-    const found = [];
-    let gone = "", added = "";
-    const flush = () => {
-      if (gone) found.push(["del", gone]);
-      if (added) found.push(["ins", added]);
-      gone = added = "";
-    };
-    parts.forEach(([tag, words], place) => {
-      const short = words.trim().split(/\s+/).length <= 2 && (gone || added) && place < parts.length - 1;
-      if (tag === "del" || (!tag && short)) gone += words;
-      if (tag === "ins" || (!tag && short)) added += words;
-      if (!tag && !short) { flush(); found.push(["", words]); }
-    });
-    flush();
-    return found;
-  };
-
   // a text with its differences from another one, or as it is where they have little in common
   const marked = (text, old) => {
     const found = make("p", undefined, "text"), parts = old === undefined ? null : differences(old, text);
@@ -187,7 +141,7 @@
       const known = value(row, name, player);
       if (known === null || known === undefined || (name === "unfinished" && !known)) continue;
       const pair = make("div");
-      pair.append(make("dt", name === "margin" ? "margin added" : name), make("dd", told(name, known)));
+      pair.append(make("dt", name), make("dd", told(name, known)));
       list.append(pair);
     }
     found.append(list);
@@ -272,7 +226,7 @@
     about.players.forEach((name, player) => { $("old").append(option(player, name)); $("new").append(option(player, name)); });
     $("old").value = 0;
     $("new").value = about.best || about.players.length - 1;
-    for (const name of figures()) $("figure").append(option(name, name === "margin" ? "margin added" : name));
+    for (const name of figures()) $("figure").append(option(name, name));
     if (about.metric) $("figure").value = about.metric;
     for (const [name, [text]] of Object.entries(SORTS)) $("sort").append(option(name, text));
     for (const [name, text] of [["before", "its opponent"], ["first", about.players[0]], ["human", "human"], ["none", "nothing"]]) $("against").append(option(name, text));

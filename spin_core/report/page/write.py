@@ -46,7 +46,7 @@ _PLAYER, _BELOW = re.compile(r"θ_(\d+)"), str.maketrans("0123456789", "₀₁�
 def write_page(store: Store, recipe: Recipe) -> Path:
     """Writes `<home>/campaigns/<name>/report.html` whole or not at all, and returns its path."""
     turns = played_turns(store, recipe)
-    scripts = {name: (_HERE / f"{name}.js").read_text(encoding="utf-8") for name in ("theme", "browse")}
+    scripts = {name: (_HERE / f"{name}.js").read_text(encoding="utf-8") for name in ("theme", "differences", "browse")}
     environment = Environment(loader=PackageLoader("spin_core.report", "page"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"duration": duration, "typeset": typeset}
     page = environment.get_template("page.html").render(
