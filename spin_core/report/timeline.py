@@ -17,7 +17,7 @@ _SPLITS = {"train": "train prompts", "test": "held-out prompts", "validation": "
 _NAMES = {
     "prompts": "read the data",
     "base": "load the base model",
-    "start": "θ_0",
+    "start": "make θ_0",
     "encoded": "tokenise",
     "pairs": "gather pairs",
     "reference": "score the pairs",
