@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from rich.text import Text
 from spin_core.campaign.ledger import model_of
 from spin_core.encoding.ends import read_ends
 from spin_core.export.export import Choice
-from spin_core.runtime import output, process
+from spin_core.runtime import devices, memory, output, process
 from spin_core.runtime.errors import BadInput, ChildCrash
+from spin_core.runtime.progress import Progress, listen
 from spin_core.store import Store
 
+_FP32_BYTES, _RUNTIME_BYTES = 4, 2**30
 _HELP = "/reset begins anew, /quit ends"
 Talk = list[dict[str, str]]
 Show = Callable[[Sequence[str]], None]  # is given what every player has said so far
@@ -44,7 +46,15 @@ def chat(store: Store, players: Sequence[Choice], temperature: float, console: C
         "max_new_tokens": first.recipe.generation.max_new_tokens,  # as they were trained and measured
     }
     terminal = console.is_terminal and sys.stdin.isatty()
-    with _child(job, store.log_path(f"chat-{first.recipe.name}")) as child:
+    group = devices.visible()[:1]
+    with ExitStack() as stack:
+        with _waits_told(console):
+            if not group:
+                need = sum(memory.weight_bytes(model.path, _FP32_BYTES) for model in models) + _RUNTIME_BYTES
+                memory.require_memory(need, f"talking to {' and '.join(names)}")
+            held = stack.enter_context(devices.hold(group, purpose="a chat"))
+        log = store.log_path(f"chat-{first.recipe.name}")
+        child = stack.enter_context(_child(job, log, devices.environment(group), held.fds))
         console.print(f"{first.recipe.name}: {' and '.join(names)}; {_HELP}", highlight=False)
         talks: list[Talk] = [[] for _ in players]
         for line in _lines(console, terminal):
@@ -89,13 +99,30 @@ def _columns(child: Any, talks: list[Talk], names: list[str], console: Console) 
 
 
 @contextmanager
-def _child(job: dict[str, Any], log: Path) -> Iterator[Callable[[list[Talk], Show], list[str]]]:
+def _waits_told(console: Console) -> Iterator[None]:
+    """Says whom it waits for, once: a campaign may hold the GPU for hours."""
+    told: set[str] = set()
+
+    def say(event: Progress) -> None:
+        if event.note and event.name not in told:
+            told.add(event.name)
+            console.print(f"{event.name}: {event.note}", highlight=False, soft_wrap=True)
+
+    end = listen(say)
+    try:
+        yield
+    finally:
+        end()
+
+
+@contextmanager
+def _child(job: dict[str, Any], log: Path, env: Mapping[str, str], fds: Sequence[int]) -> Iterator[Callable[[list[Talk], Show], list[str]]]:
     """The players in a child; what is given asks them all, and returns their answers. Raises ChildCrash where it ends by itself."""
     with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
         json.dump(job, file)
         file.flush()
         start = output.size(log)
-        child = process.spawn([sys.executable, "-m", "spin_core.chat.job", file.name], log, talk=True)
+        child = process.spawn([sys.executable, "-m", "spin_core.chat.job", file.name], log, env, talk=True, fds=fds)
 
         def read() -> dict[str, Any]:
             assert child.stdout is not None

@@ -10,8 +10,10 @@ from rich.console import Console
 
 from spin_core.campaign.ledger import Ledger
 from spin_core.chat.chat import Show, Talk, _columns
+from spin_core.runtime import devices, memory
 from spin_core.store import Store
 from tests.played import play, recipe_of
+from tests.rehearsal.machine import make_machine
 from tests.terminal import Done, jobs_here, spinflow
 
 
@@ -46,7 +48,11 @@ def answer(folder: Path, *questions: str) -> str:
     return text
 
 
-def test_both_answer_and_remember(store: Store) -> None:
+def test_both_answer_and_remember(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with a GPU, which the chat holds as long as it goes on (and torch does not see)."""
+    monkeypatch.setenv("PATH", make_machine(tmp_path / "bin", 1)["PATH"])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(devices, "LOCKS", tmp_path / "locks")
     done = said(store, ["Hi", "And now?", "/reset", "Hi", "/what", "", "/quit", "never asked"], "--temperature", "0")
     assert done.status == 0, done.error
     turn = Ledger(store, "tiny").turns()[0]
@@ -56,6 +62,18 @@ def test_both_answer_and_remember(store: Store) -> None:
         assert [part.split("\nbegun")[0].split("\n/what")[0].strip() for part in parts] == [first, second, first]
     assert "tiny: θ_0 and θ_1; /reset begins anew, /quit ends" in done.out
     assert "/what is not known" in done.out
+    assert len(list((tmp_path / "locks").iterdir())) == 1
+    with devices.hold(devices.visible(), lambda: True):
+        pass  # it was given back
+
+
+def test_whom_it_waits_for_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_memory", lambda: 0)
+    monkeypatch.setattr(memory.require_memory, "__defaults__", (devices.never, 0.1))
+    done = said(store, ["Hi"])
+    assert "waiting for memory: 0.0 of 1.0 GiB are free" in done.out
+    assert (done.status, done.error.count("\n")) == (1, 1)
+    assert "talking to θ_0 and θ_1 needs about 1.0 GiB of memory" in done.error
 
 
 def test_mistakes_are_one_line(store: Store) -> None:
