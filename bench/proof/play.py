@@ -13,7 +13,7 @@ from bench.proof.families import Row, draw, spoil
 from bench.proof.measure import nll
 from bench.proof.player import Weights, between, logps, sample, weights_of
 from bench.proof.settings import GAMMAS, REGIMES, Arm, Sizes
-from bench.proof.train import Pair, make_pairs, score, spin, trainable
+from bench.proof.train import Pair, make_pairs, name_newer, score, spin, trainable
 from spin_core.selection.choice import Weighed, best, candidates, weigh
 
 
@@ -56,8 +56,10 @@ def play(model: Any, arm: Arm, state: State, start: Weights, data: Data, seed: i
     model.load_state_dict(opponent)
     numbers = [number for number in range(len(data.train)) for _ in range(arm.samples)]
     answers = sample(model, [data.train[number].prompt for number in numbers], 10_000 + 100 * seed + iteration)
-    fresh = make_pairs(data.train, numbers, answers)
+    fresh = make_pairs(data.train, numbers, answers, iteration)
     pairs = trainable(fresh + (state.fresh if arm.carry else []), settings)
+    if arm.history:
+        name_newer(pairs)
     done: dict[str, Any] = {"sampled": len(fresh), "sampled_s": round(time.perf_counter() - begun, 1)}
     if pairs:
         score(model, pairs)

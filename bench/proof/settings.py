@@ -73,10 +73,12 @@ class Arm:
     carry: bool = True  # the pairs of the iteration before are trained on, too
     decay: bool = False  # a fifth of the learning rate from iteration 2 on, as the paper has it in its last ones
     frozen: bool = False  # the opponent is θ_0 in every iteration: its answers, and it as reference
+    history: float = 0.0  # weight of the answers of θ_t preferred over those of θ_{t−1}
 
     def training(self, rate: float, iteration: int, seed: int) -> TrainingSettings:
         """The recipe's training settings of an iteration."""
         keys: dict[str, Any] = {"loss": self.loss, "beta": self.beta, "seed": 1000 * seed + iteration}
+        keys["history_weight"] = self.history
         keys["learning_rate"] = rate * (0.2 if self.decay and iteration >= 2 else 1.0)
         return TrainingSettings(**keys, epochs=2, pairs_per_step=64, tokens_per_micro_batch=TOKENS, precision="fp32")
 
@@ -93,6 +95,7 @@ ARMS = {
     "nce_search": Arm("nce, β auto, line search", loss="nce", beta="auto", search=True),
     "no_carry": replace(_DEFAULT, title="default candidate, no carry-over", carry=False),
     "frozen": replace(_DEFAULT, title="default candidate, opponent frozen at θ_0", frozen=True),
+    "history": replace(_DEFAULT, title="default candidate, history pairs of weight 0.5", history=0.5),
     "decay": Arm("learning-rate decay only, β 0.1", decay=True),
 }
 TUNED_ON = ("published", "auto")  # whose mean decides the learning rate of all arms

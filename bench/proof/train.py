@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -21,21 +22,31 @@ from spin_core.lm.logprobs import answer_logps
 from spin_core.lm.packing import Packed, pack
 from spin_core.recipe import TrainingSettings
 from spin_core.scoring.beta import Surprise
-from spin_core.training.objectives import Pairs, objective
+from spin_core.training.objectives import objective
 from spin_core.training.plan import Plan, Sizes, plan
 from spin_core.training.schedule import Schedule
-from spin_core.training.trainer import collate_pairs
+from spin_core.training.trainer import as_pairs, collate_pairs
 
 ENDS = Ends([END], ["<end>"], END)
 Pair = dict[str, Any]  # row, prompt_ids, real_ids, generated_ids, and its references once scored
 
 
-def make_pairs(rows: list[Row], numbers: list[int], answers: list[list[int]]) -> list[Pair]:
+def make_pairs(rows: list[Row], numbers: list[int], answers: list[list[int]], iteration: int = 0) -> list[Pair]:
     """The human answer of each numbered row beside a sampled one."""
     return [
-        {"row": number, "prompt_ids": rows[number].prompt, "real_ids": rows[number].real, "generated_ids": answer}
+        {"row": number, "iteration": iteration, "prompt_ids": rows[number].prompt, "real_ids": rows[number].real, "generated_ids": answer}
         for number, answer in zip(numbers, answers, strict=True)
     ]
+
+
+def name_newer(pairs: list[Pair]) -> None:
+    """Writes the place of its row's newer answer into each pair, −1 for none: `training.history` for one sample a row."""
+    newest = max((pair["iteration"] for pair in pairs), default=0)
+    fresh = {pair["row"]: place for place, pair in enumerate(pairs) if pair["iteration"] == newest}
+    for pair in pairs:
+        place = fresh.get(pair["row"], -1) if pair["iteration"] < newest else -1
+        answers = [pair["real_ids"], pair["generated_ids"], pairs[place]["generated_ids"]]
+        pair["newer"] = place if place >= 0 and not any(one == other for one, other in combinations(answers, 2)) else -1
 
 
 def trainable(pairs: list[Pair], settings: TrainingSettings) -> list[Pair]:
@@ -68,11 +79,9 @@ def spin(model: Any, pairs: list[Pair], settings: TrainingSettings) -> Played:
     gains: list[tuple[float, float]] = []
 
     def loss_sum(batch: list[int]) -> Tensor:
-        given = collate_pairs([pairs[i] for i in batch])
+        given = collate_pairs([pairs[i] for i in batch], pairs)
         packed = Packed(**{name: given[name] for name in Packed.__dataclass_fields__})
-        real_B, generated_B = answer_logps(model, packed).chunk(2)
-        found = Pairs(real_B, generated_B, **{name: given[name] for name in Pairs.__dataclass_fields__ if name in given})
-        loss_B, metrics = goal.loss(found)
+        loss_B, metrics = goal.loss(as_pairs(answer_logps(model, packed), given))
         gains.append((float(metrics["rewards/real"].mean()) / goal.beta, float(metrics["rewards/generated"].mean()) / goal.beta))
         return loss_B.sum()
 
@@ -121,9 +130,10 @@ def fine_tune(
 
 def _plan(pairs: list[Pair], settings: TrainingSettings) -> Plan:
     row = np.array([pair["row"] for pair in pairs])
-    lengths = ([len(pair[side]) for pair in pairs] for side in ("prompt_ids", "real_ids", "generated_ids"))
+    columns = [[len(pair[side]) for pair in pairs] for side in ("prompt_ids", "real_ids", "generated_ids")]
+    columns.append([pair.get("newer", -1) for pair in pairs])
     _, row = np.unique(row, return_inverse=True)
-    sizes = Sizes(row.astype(np.int64), *(np.array(length, dtype=np.int64) for length in lengths))
+    sizes = Sizes(row.astype(np.int64), *(np.array(column, dtype=np.int64) for column in columns))
     keys = {"epochs": settings.epochs, "seed": settings.seed, "group_rows": settings.group_rows, "world": 1}
     return plan(sizes, pairs_per_step=settings.pairs_per_step, tokens=TOKENS, **keys)
 

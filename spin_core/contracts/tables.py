@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from spin_core.contracts.rows import ANSWERED, MESSAGES, SPLITS
 
@@ -37,6 +38,11 @@ def last_content(talks: pa.ListArray) -> pa.Array:
 def same_lists(left: pa.ListArray, right: pa.ListArray) -> pa.BooleanArray:
     """Which lists of ids [N] hold the same numbers: compared as byte strings, because Arrow has no kernel for lists."""
     return pc.equal(_as_bytes(left), _as_bytes(right))
+
+
+def fingerprints(ids: pa.ListArray) -> NDArray[np.int64]:
+    """A number for each list of ids [N], the same for equal lists; good within this process only."""
+    return np.array([hash(content) for content in _as_bytes(ids).to_pylist()], dtype=np.int64)
 
 
 def _as_bytes(ids: pa.ListArray) -> pa.Array:

@@ -44,5 +44,5 @@ def needs(loss: str, sft_weight: float) -> frozenset[Need]:
 def trl_lacks(settings: Mapping[str, Any]) -> str | None:
     """What of these training settings the TRL backend does not have; None where it trains the same loss."""
     lacking = [] if LOSSES[settings["loss"]].trl else [f"loss: {settings['loss']}"]
-    lacking += [name for name in ("label_smoothing", "sft_weight") if settings[name]]
+    lacking += [name for name in ("label_smoothing", "sft_weight", "history_weight") if settings[name]]
     return " and no ".join(lacking) or None

@@ -239,6 +239,8 @@ class Recipe(Group):
             training = self.at(iteration).training
             if training.validate_steps and not self.data.validation_size:
                 raise ValueError("training.validate_steps looks at validation rows: set data.validation_size")
+            if training.history_weight and not self.carry_over and training.start == "previous":
+                raise ValueError("training.history_weight weighs carried pairs: set carry_over")
             if training.chooses and not self.data.validation_size:
                 raise ValueError("training.choose_epoch and training.line_search choose on validation rows: set data.validation_size")
         return self

@@ -65,6 +65,9 @@ class TrainingSettings(Group):
     """Packed only: auto takes the first CUDA kernel that a check at the start finds exact in bf16, else sdpa; flash is flash-attn."""
     sft_weight: float = Field(0.0, ge=0.0, le=100.0)
     """Weight of the human answers' negative log-likelihood a token, added to the loss (paper: 0); identical pairs are trained on, too."""
+    history_weight: float = Field(0.0, ge=0.0, le=100.0)
+    """Weight of the loss of history pairs, in which the answer of θ_t is preferred over a carried one of an older player (paper: 0; T-SPIN,
+    arXiv 2601.08198, against θ_0's): each pair that `carry_over` brings gets one more, which with `group_rows` costs no token."""
     lora: LoraSettings | None = None
     """Train a low-rank adapter (`{}` for its defaults) instead of all weights; it wants a far higher learning rate than the paper's."""
     optimizer: Literal["rmsprop", "adamw"] = "rmsprop"
@@ -117,6 +120,8 @@ class TrainingSettings(Group):
             raise ValueError(f"label_smoothing works with loss: {smooth}, not {self.loss}")
         if self.dpop_lambda != type(self).model_fields["dpop_lambda"].default and self.loss != "dpop":
             raise ValueError(f"dpop_lambda works with loss: dpop, not {self.loss}")
+        if self.history_weight and self.loss == "dpop":
+            raise ValueError("history_weight: loss: dpop would hold sampled answers up, dpop_lambda times as hard; take another loss")
         if self.beta == "auto" and LOSSES[self.loss].per_token:
             raise ValueError(f"beta: auto is made for whole answers, and loss: {self.loss} weighs tokens; give a number")
         if self.backend == "trl" and (lacking := trl_lacks(self.model_dump())):

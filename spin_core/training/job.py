@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,8 @@ def _train(job: dict[str, Any]) -> None:
     _check_reporters(settings["report_to"])
     bf16 = settings["precision"] == "bf16"
     config = without_dropout(job["model"])
-    rows = training_rows(Path(job["pairs"]), Path(job["reference"]), work, settings["pairing"])
+    history = settings["history_weight"] > 0
+    rows = training_rows(Path(job["pairs"]), Path(job["reference"]), work, settings["pairing"], history=history)
     sizes = sizes_of(rows)
     packed = _packs(config, int(sizes.width.max()), settings)
     epochs = settings["stop_after_epochs"] or settings["epochs"]
@@ -158,7 +160,7 @@ def _train(job: dict[str, Any]) -> None:
     common: dict[str, Any] = {"model": model, "args": args, "train_dataset": rows, "callbacks": [log, tracked, attempt]}
     trainer: PlannedTrainer
     if packed:
-        trainer = SpinTrainer(data_collator=collate_pairs, **common)
+        trainer = SpinTrainer(data_collator=partial(collate_pairs, all_rows=rows), **common)
     else:
         from spin_core.training.trl_backend import TrlTrainer  # importing TRL takes seconds
 

@@ -22,12 +22,14 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Sizes:
-    """The pairs [N]: which row each is of, as a number from 0, and its tokens of prompt, human answer and sampled answer."""
+    """The pairs [N]: which row each is of, as a number from 0, its tokens of prompt, human answer and sampled answer, and with history
+    the pair whose sampled answer is its newer one, −1 for none."""
 
     row: Ints
     prompt: Ints
     real: Ints
     generated: Ints
+    newer: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.row)
@@ -74,6 +76,12 @@ class Plan:
         _, first = np.unique(batch * len(sizes) + sizes.row[pairs], return_index=True)  # of a row, in each batch
         packed = int((sizes.prompt + sizes.real)[pairs[first]].sum() + sizes.generated[pairs].sum())
         separate = int((2 * sizes.prompt + sizes.real + sizes.generated)[pairs].sum())
+        if sizes.newer is not None:
+            older = sizes.newer[pairs] >= 0
+            newer = sizes.newer[pairs[older]]
+            apart = np.setdiff1d(batch[older] * len(sizes) + newer, batch * len(sizes) + pairs)  # not in the micro-batch anyway
+            packed += int(sizes.generated[apart % len(sizes)].sum())
+            separate += int((2 * sizes.prompt + sizes.generated)[pairs[older]].sum() + sizes.generated[newer].sum())
         return f"packed: {packed:,} tokens where separate pairs have {separate:,} and their padding, {1 - packed / separate:.0%} saved"
 
 
@@ -149,12 +157,14 @@ class _Balancer:
         self._shared = (sizes.prompt + sizes.real).tolist()
         self._own = sizes.generated.tolist()
         self._width = sizes.width.tolist()
+        self._newer = sizes.newer.tolist() if sizes.newer is not None else None
 
     def _tree(self, unit: Unit) -> int:
         """Tokens of one tree, or the width of the unit's longest sequence."""
         if self._padded:
             return int(max(self._width[pair] for pair in unit))
-        return int(self._shared[unit[0]] + sum(self._own[pair] for pair in unit))
+        answers = set(unit) | {self._newer[pair] for pair in unit if self._newer[pair] >= 0} if self._newer else unit
+        return int(self._shared[unit[0]] + sum(self._own[pair] for pair in answers))
 
     def needed(self, step: list[Unit]) -> int:
         """The fewest micro-batches a device that keep to the budget."""

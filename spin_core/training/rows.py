@@ -17,6 +17,7 @@ from spin_core.contracts.tables import iter_tables
 from spin_core.scoring.scores import read_scores
 from spin_core.store.artifacts import nobody
 from spin_core.store.locks import locked
+from spin_core.training.history import newer_answers
 from spin_core.training.plan import Sizes
 
 _IDS = ("prompt_ids", "real_ids", "generated_ids")
@@ -28,10 +29,14 @@ _SCHEMA = pa.schema(
         ("reference_generated", pa.float64()),
     ]
 )
+_NEWER = pa.field("newer", pa.int64())  # a row of the same file, −1 for none; only where there is history
 
 
-def training_rows(pairs: Path, reference: Path, work: Path, pairing: str = "all", split: str = "train") -> Dataset:
-    """The pairs of a split that `training.pairing` chooses, with their reference log-probs.
+def training_rows(
+    pairs: Path, reference: Path, work: Path, pairing: str = "all", split: str = "train", *, history: bool = False
+) -> Dataset:
+    """The pairs of a split that `training.pairing` chooses, with their reference log-probs, and with `history` the number of the
+    row whose sampled answer is the `newer` one (see `newer_answers`).
 
     They are written into `work` by whichever process comes first.
 
@@ -41,20 +46,25 @@ def training_rows(pairs: Path, reference: Path, work: Path, pairing: str = "all"
     with locked(work / "rows.lock", nobody):
         if not file.exists():
             part = file.with_suffix(".part")
-            _write(pairs / PAIRS_OF[split], reference / SCORES_OF[split], part, pairing)
+            _write(pairs / PAIRS_OF[split], reference / SCORES_OF[split], part, pairing, history)
             os.replace(part, file)
     return Dataset.from_file(str(file))
 
 
-def _write(pairs: Path, scores: Path, target: Path, pairing: str) -> None:
+def _write(pairs: Path, scores: Path, target: Path, pairing: str, history: bool) -> None:
     found, start = read_scores(scores, pairs), 0
     keep = None if pairing == "all" else _chosen(pairs, found["generated_logp"].to_numpy(), pairing)
-    with pa.ipc.new_stream(target, _SCHEMA) as sink:
+    newer = pa.array(newer_answers(pairs, keep)) if history else None
+    schema, written = (_SCHEMA.append(_NEWER) if history else _SCHEMA), 0
+    with pa.ipc.new_stream(target, schema) as sink:
         for table in iter_tables(pairs, ["row_id", *_IDS]):
             rows = pa.table([*table.columns, *found.slice(start, table.num_rows).columns], schema=_SCHEMA)
             if keep is not None:
                 rows = rows.filter(pa.array(keep[start : start + table.num_rows]))
             start += table.num_rows
+            if newer is not None:
+                rows = rows.append_column(_NEWER, newer.slice(written, rows.num_rows))
+            written += rows.num_rows
             sink.write_table(rows)
 
 
@@ -85,4 +95,7 @@ def sizes_of(rows: Dataset) -> Sizes:
     """What the plan needs of them; of the ids only the lists' offsets are read."""
     row = rows.data.column("row_id").combine_chunks().dictionary_encode().indices
     lengths = (pc.list_value_length(rows.data.column(name)).combine_chunks() for name in _IDS)
-    return Sizes(*(column.to_numpy().astype(np.int64) for column in (row, *lengths)))
+    columns = [column.to_numpy().astype(np.int64) for column in (row, *lengths)]
+    if "newer" in rows.column_names:
+        columns.append(rows.data.column("newer").to_numpy())
+    return Sizes(*columns)

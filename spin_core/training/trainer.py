@@ -21,7 +21,7 @@ from spin_core.lm.packing import Packed, pack
 from spin_core.runtime.errors import SpinflowError
 from spin_core.runtime.progress import Progress, print_event
 from spin_core.training.files import cut_after
-from spin_core.training.objectives import Objective, Pairs
+from spin_core.training.objectives import Newer, Objective, Pairs
 from spin_core.training.plan import Plan
 from spin_core.training.schedule import Schedule
 
@@ -127,14 +127,21 @@ class PlannedTrainer(Trainer):  # type: ignore[misc]
         return self.accelerator.reduce(values, "sum") if self.args.world_size > 1 else values
 
 
-def collate_pairs(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """One packed batch of B pairs, the real answers first; their reference log-probs and lengths alongside, fp32 [B]."""
-    prompts = [row["prompt_ids"] for row in rows]
-    batch = pack(prompts + prompts, [row["real_ids"] for row in rows] + [row["generated_ids"] for row in rows])
+def collate_pairs(rows: list[dict[str, Any]], all_rows: Any = ()) -> dict[str, Any]:
+    """One packed batch of B pairs, the real answers first, then the sampled ones, then the H newer ones, which are looked up in
+    `all_rows`; reference log-probs and lengths alongside, fp32 [B] and [H]."""
+    older = [number for number, row in enumerate(rows) if row.get("newer", -1) >= 0]
+    newer = [all_rows[rows[number]["newer"]] for number in older]
+    prompts = [row["prompt_ids"] for row in (*rows, *rows, *(rows[number] for number in older))]
+    batch = pack(prompts, [row["real_ids"] for row in rows] + [row["generated_ids"] for row in (*rows, *newer)])
     tensors: dict[str, Any] = {name: getattr(batch, name) for name in batch.__dataclass_fields__}
     for side in ("real", "generated"):
         tensors[f"reference_{side}_B"] = torch.tensor([row[f"reference_{side}"] for row in rows], dtype=torch.float32)
         tensors[f"{side}_tokens_B"] = torch.tensor([len(row[f"{side}_ids"]) for row in rows], dtype=torch.float32)
+    if newer:
+        tensors["newer_pair_H"] = torch.tensor(older)
+        tensors["newer_reference_H"] = torch.tensor([row["reference_generated"] for row in newer], dtype=torch.float32)
+        tensors["newer_tokens_H"] = torch.tensor([len(row["generated_ids"]) for row in newer], dtype=torch.float32)
     return tensors | {"work": batch.work()}
 
 
@@ -144,9 +151,19 @@ def score_answers_in_forward(model: Any) -> None:
 
 
 def pairs_under(model: Any, inputs: dict[str, Any]) -> Pairs:
-    """What `collate_pairs` made, with the log-probs of both answers under the model."""
-    answers_B = model(**{name: inputs[name] for name in Packed.__dataclass_fields__})
-    return Pairs(*answers_B.chunk(2), **{name: inputs[name] for name in Pairs.__dataclass_fields__ if name in inputs})
+    """What `collate_pairs` made, with the log-probs of all answers under the model."""
+    return as_pairs(model(**{name: inputs[name] for name in Packed.__dataclass_fields__}), inputs)
+
+
+def as_pairs(answers: Tensor, inputs: dict[str, Any]) -> Pairs:
+    """What `collate_pairs` made, with the log-probs [2B + H] of its answers."""
+    pairs = len(inputs["reference_real_B"])
+    real_B, generated_B, logp_H = torch.split(answers, [pairs, pairs, len(answers) - 2 * pairs])
+    newer = None
+    if len(logp_H):
+        newer = Newer(inputs["newer_pair_H"], logp_H, inputs["newer_reference_H"], inputs["newer_tokens_H"])
+    given = {name: inputs[name] for name in Pairs.__dataclass_fields__ if name in inputs}
+    return Pairs(real_B, generated_B, newer=newer, **given)
 
 
 class SpinTrainer(PlannedTrainer):

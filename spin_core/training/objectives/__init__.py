@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from spin_core.training.objectives.absolute import Nca, Nce, Sppo
-from spin_core.training.objectives.base import Objective, Pairs, Start
+from spin_core.training.objectives.base import Newer, Objective, Pairs, Start
 from spin_core.training.objectives.margins import Dpop, Hinge, Ipo, Sigmoid, SigmoidNorm
 
 OBJECTIVES: dict[str, type[Objective]] = {kind.name: kind for kind in (Sigmoid, Hinge, Ipo, Nce, Nca, Sppo, Dpop, SigmoidNorm)}
@@ -17,4 +17,4 @@ def objective(settings: Mapping[str, Any]) -> Objective:
     return OBJECTIVES[settings["loss"]].of(settings)
 
 
-__all__ = ["OBJECTIVES", "Objective", "Pairs", "Start", "objective"]
+__all__ = ["OBJECTIVES", "Newer", "Objective", "Pairs", "Start", "objective"]

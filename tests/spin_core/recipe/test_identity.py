@@ -94,6 +94,8 @@ def test_a_key_that_a_release_adds_changes_no_digest(tmp_path: Path, monkeypatch
         ("generation.tensor_parallel=2", None),
         ("training.optimizer=rmsprop", None),  # the default, said aloud
         ("training.beta=0.2", "0 trained"),
+        ("training.history_weight=0.5", "0 trained"),
+        ("training.history_weight=0", None),
         ("training.lora={}", "0 trained"),
         ("generation.temperature=0.7", "0 test 0"),
         ("data.test_size=50", "prompts"),

@@ -53,6 +53,8 @@ def test_mistakes_are_named_in_one_line(override: str, named: str) -> None:
         (["backend=trl", "loss=ipo"], "backend: trl has no loss: ipo; it has loss: sigmoid, hinge, nce"),
         (["backend=trl", "loss=dpop", "sft_weight=1"], "backend: trl has no loss: dpop and no sft_weight"),
         (["backend=trl", "label_smoothing=0.1"], "backend: trl has no label_smoothing"),
+        (["backend=trl", "history_weight=0.5"], "backend: trl has no history_weight"),
+        (["loss=dpop", "history_weight=0.5"], "would hold sampled answers up"),
         (["line_search=[0.5]"], "choose on validation rows: set data.validation_size"),
         (["choose_epoch=true"], "choose on validation rows: set data.validation_size"),
         (["line_search=[0.5, 0]"], r"training.line_search.1: Input should be greater than 0"),

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from spin_core.recipe import TrainingSettings
 from spin_core.recipe.losses import LOSSES
-from spin_core.training.objectives import OBJECTIVES, Objective, Pairs, objective
+from spin_core.training.objectives import OBJECTIVES, Newer, Objective, Pairs, objective
 
-TABLE: dict[str, Any] = {"label_smoothing": 0.0, "sft_weight": 0.0, "dpop_lambda": 5.0}
+TABLE: dict[str, Any] = {"label_smoothing": 0.0, "sft_weight": 0.0, "dpop_lambda": 5.0, "history_weight": 0.0}
 LOGISTIC = ["sigmoid", "sigmoid_norm", "nce"]
 
 
@@ -112,6 +112,60 @@ def test_declared_slopes_are_those_of_autograd(loss: str, beta: float, smoothing
     assert generated * lengths[1] == pytest.approx((1 - smoothing) * start.generated + smoothing * start.real)
     assert found.at_reference(pairs)[1].item() == pytest.approx(abs(real) + abs(generated))
     assert real < 0 < generated
+
+
+def with_newer(values: list[tuple[float, float, float, float]], newer: dict[int, tuple[float, float, int]]) -> Pairs:
+    """Pairs of 4 and 5 tokens (policy and reference, real and sampled), and of some the newer answer: policy, reference, tokens."""
+    double = [torch.tensor(column, dtype=torch.float64) for column in zip(*((*each, 4.0, 5.0) for each in values), strict=True)]
+    policy_H, reference_H, tokens_H = (torch.tensor(column, dtype=torch.float64) for column in zip(*newer.values(), strict=True))
+    return Pairs(*double, Newer(torch.tensor([*newer]), policy_H, reference_H, tokens_H))
+
+
+@pytest.mark.parametrize(
+    ("loss", "beta", "changes", "by_hand"),
+    [
+        # the second pair has r = 2 and g = −1 as above, and a newer answer of 3 tokens with n = 0.5
+        ("sigmoid", 0.1, {}, [softplus(-0.3), softplus(-0.3) + 0.5 * softplus(-0.15)]),
+        ("nce", 1.0, {}, [softplus(-2) + softplus(-1), softplus(-2) + softplus(-1) + 0.5 * (softplus(-0.5) + softplus(-1))]),
+        ("sigmoid_norm", 5.0, {}, [softplus(-3.5), softplus(-3.5) + 0.5 * softplus(-5 * (0.5 / 3 + 1 / 5))]),
+        ("sigmoid", 0.1, {"sft_weight": 1.0}, [softplus(-0.3) + 2.5, softplus(-0.3) + 2.5 + 0.5 * softplus(-0.15)]),
+        (
+            "sigmoid",
+            0.1,
+            {"label_smoothing": 0.2},
+            [0.8 * softplus(-0.3) + 0.2 * softplus(0.3)] * 2 + [0.5 * (0.8 * softplus(-0.15) + 0.2 * softplus(0.15))],
+        ),
+    ],
+)
+def test_a_newer_answer_is_preferred_over_the_sampled_one(loss: str, beta: float, changes: dict[str, Any], by_hand: list[float]) -> None:
+    """Weighed by half; nothing of it is in the SFT term or in the metrics."""
+    found = make(loss, beta, history_weight=0.5, **changes)
+    pairs = with_newer([(-10, -9, -12, -8)] * 2, {1: (-6.5, -7, 3)})
+    loss_B, metrics = found.loss(pairs)
+    assert loss_B.tolist() == pytest.approx([by_hand[0], sum(by_hand[1:])])
+    alone = found.loss(pairs_of(-10, -9, -12, -8)[0])[1]
+    assert {name: each.tolist() for name, each in metrics.items()} == {name: each.tolist() * 2 for name, each in alone.items()}
+
+
+@pytest.mark.parametrize("loss", [name for name in OBJECTIVES if name != "dpop"])
+def test_history_starts_where_the_step_0_check_expects(loss: str) -> None:
+    """Value and slopes of a pair with a newer answer, by autograd; the pair beside it knows nothing of it."""
+    found = make(loss, 0.3, history_weight=0.5, sft_weight=2.0)
+    pairs = with_newer([(-12, -8, -12, -8), (-3, -2, -3, -2)], {1: (-7, -7, 3)})
+    assert pairs.newer
+    leaves = [leaf.requires_grad_() for leaf in (pairs.real_B, pairs.generated_B, pairs.newer.logp_H)]
+    loss_B, _ = found.loss(pairs)
+    value_B, slope_B = found.at_reference(pairs)
+    assert value_B.tolist() == pytest.approx(loss_B.tolist())
+    assert value_B[1].item() == pytest.approx(1.5 * found.start.value + 2.0 * 3 / 4)
+    loss_B[1].backward()
+    real, generated, newer = (leaf.grad for leaf in leaves)
+    assert real is not None
+    assert generated is not None
+    assert newer is not None
+    assert newer.item() < 0 < generated[1].item()
+    assert slope_B[1].item() == pytest.approx(abs(real[1].item()) + abs(generated[1].item()) + abs(newer.item()))
+    assert slope_B[0].item() < slope_B[1].item()
 
 
 ratios = st.floats(-30, 30)

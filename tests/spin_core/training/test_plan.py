@@ -2,7 +2,8 @@
 
 import time
 from collections import Counter
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -101,6 +102,37 @@ def test_carried_over_pairs_meet_their_row() -> None:
     assert total(together) == 40 * (50 + 20 + 2 * 20)
     assert total(apart) > 1.3 * total(together)
     assert "packed: 4,400 tokens where separate pairs have 11,200" in together.saving(columns(sizes))
+
+
+@settings(max_examples=100, deadline=None)
+@given(sizes=pairs, grouped=st.booleans(), data=st.data())
+def test_newer_answers_change_no_step_and_keep_to_the_budget(sizes: list[Size], grouped: bool, data: st.DataObject) -> None:
+    """What is computed of a micro-batch is its pairs' trees and the newer answers that are not in them."""
+    rows = [[other for other in range(len(sizes)) if other != pair and sizes[other].row == sizes[pair].row] for pair in range(len(sizes))]
+    newer = [data.draw(st.sampled_from([-1, *others])) for others in rows]
+    given_sizes = replace(columns(sizes), newer=np.array(newer))
+    keys: dict[str, Any] = {"pairs_per_step": 8, "epochs": 1, "seed": 0, "group_rows": grouped, "tokens": 120}
+    found, *others = (plan(of, world=world, **keys) for of, world in ((given_sizes, 1), (given_sizes, 2), (columns(sizes), 1)))
+    contents = [[sorted(pair for batch in step for pair in batch) for step in each.steps] for each in (found, *others)]
+    assert contents[0] == contents[1] == contents[2]
+    batches = [batch for step in found.steps for batch in step]
+    answers = [{*batch, *(newer[pair] for pair in batch if newer[pair] >= 0)} for batch in batches]
+    trees = [sum({sizes[i].row: sizes[i].prompt + sizes[i].real for i in batch}.values()) for batch in batches]
+    costs = [tree + sum(sizes[i].generated for i in all_of) for tree, all_of in zip(trees, answers, strict=True)]
+    for batch, cost in zip(batches, costs, strict=True):
+        assert cost <= 120 or len({sizes[pair].row for pair in batch}) == 1
+    assert f"packed: {sum(costs):,} tokens" in found.saving(given_sizes)
+
+
+def test_with_their_row_newer_answers_cost_nothing() -> None:
+    """The 40 rows of two opponents' answers again: the newer answer of each carried pair is a branch that is there."""
+    sizes = [Size(str(i % 40), 50, 20, 20) for i in range(80)]
+    given_sizes = replace(columns(sizes), newer=np.array([-1] * 40 + list(range(40))))
+    keys: dict[str, Any] = {"pairs_per_step": 8, "epochs": 1, "seed": 0, "tokens": 1000, "world": 1}
+    together = plan(given_sizes, group_rows=True, **keys)
+    assert together.steps == make(sizes, tokens=1000).steps
+    # to lay out the 40 history pairs separately would be 40 · 2 · (50 + 20) tokens more
+    assert "packed: 4,400 tokens where separate pairs have 16,800" in together.saving(given_sizes)
 
 
 def test_too_few_pairs_are_one_clear_line() -> None:

@@ -254,7 +254,7 @@ def test_a_fixed_beta_that_asks_for_too_much_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: dict[str, Any], told: str | None
 ) -> None:
     Surprise(12.5, 4.0).write(tmp_path)
-    chosen = {"label_smoothing": 0.0, "sft_weight": 0.0, "loss": "sigmoid"} | settings
+    chosen = {"label_smoothing": 0.0, "sft_weight": 0.0, "history_weight": 0.0, "loss": "sigmoid"} | settings
     assert _objective({"reference": str(tmp_path), "training": chosen}).beta == {"auto": 0.24}.get(settings["beta"], settings["beta"])
     event = progress.parse_line(capsys.readouterr().out)
     assert (event.note.startswith(told) and event.total == 0) if event and told else event is told

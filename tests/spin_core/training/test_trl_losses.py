@@ -40,7 +40,7 @@ def theirs(trainer: Any, loss: str) -> float:
 
 
 def ours(trainer: Any, loss: str) -> float:
-    settings = {"loss": loss, "beta": 0.3, "label_smoothing": 0.0, "sft_weight": 0.0, "dpop_lambda": 5.0}
+    settings = {"loss": loss, "beta": 0.3, "label_smoothing": 0.0, "sft_weight": 0.0, "history_weight": 0.0, "dpop_lambda": 5.0}
     with torch.no_grad():
         real_B, generated_B = answer_logps(trainer.model, collate(PROMPTS * 2, REAL + GENERATED)).chunk(2)
     reference = (torch.tensor(REFERENCE_REAL), torch.tensor(REFERENCE_GENERATED))
@@ -57,6 +57,7 @@ def test_equal_losses_for_equal_inputs(trainer: Any, loss: str) -> None:
 def test_what_it_lacks_is_not_what_we_mean(trainer: Any) -> None:
     """TRL's ipo is of means a token. Should it ever agree with ours, the backend can have it."""
     assert theirs(trainer, "ipo") != pytest.approx(ours(trainer, "ipo"), rel=1e-2)
-    lacking = {loss: trl_lacks({"loss": loss, "label_smoothing": 0.0, "sft_weight": 0.0}) for loss in LOSSES}
+    lacking = {loss: trl_lacks({"loss": loss, "label_smoothing": 0.0, "sft_weight": 0.0, "history_weight": 0.0}) for loss in LOSSES}
     assert {loss: why for loss, why in lacking.items() if why} == {"ipo": "loss: ipo", "dpop": "loss: dpop"}
-    assert trl_lacks({"loss": "nce", "label_smoothing": 0.1, "sft_weight": 1.0}) == "label_smoothing and no sft_weight"
+    settings = {"loss": "nce", "label_smoothing": 0.1, "sft_weight": 1.0, "history_weight": 0.5}
+    assert trl_lacks(settings) == "label_smoothing and no sft_weight and no history_weight"
