@@ -21,7 +21,7 @@ from spin_core.generation.engine import Ended, Engine, Sampler
 from spin_core.generation.pool import local_engine
 from spin_core.runtime.devices import never
 from spin_core.runtime.errors import Cancelled, ChildCrash, SpinflowError
-from spin_core.runtime.machine import Child, Command, Place, ThisMachine, parts_of, side_by_side
+from spin_core.runtime.machine import Child, Command, Place, ThisMachine, parts_of, side_by_side, telling
 from spin_core.runtime.output import Output
 from spin_core.runtime.progress import tell
 from spin_core.store import Store
@@ -106,20 +106,23 @@ class ClusterMachine:
             child.waited(time.monotonic() - asked)
             address, port = leases[0].ask("meeting_point") if len(leases) > 1 else ("", 0)
             places = [Place(lease.gpus, len(leases), rank, address, port) for rank, lease in enumerate(leases)]
+            failures: list[BaseException] = []
 
             def one(lease: Lease, part: Child, place: Place) -> None:
                 try:
                     self._follow(lease, part, command, place)
-                except SpinflowError:
-                    if lease.ended:
-                        raise ChildCrash(f"{child.name}: ended with the others", exit_code=-1) from None
+                except SpinflowError as error:
+                    if lease.ended:  # because another failed
+                        return
+                    failures.append(error)
                     time.sleep(_GRACE_S if len(leases) > 1 else 0.0)
                     for other in leases:  # they would wait for this one in a collective
                         other.end()
-                    raise
 
             parts = [*zip(leases, parts_of(child, len(leases)), places, strict=True)]
             side_by_side([partial(one, *part) for part in parts])
+        if failures:
+            raise telling(failures)
 
     def _follow(self, lease: Lease, child: Child, command: Command = no_command, place: Place = _ALONE) -> None:
         where = str(lease.where)

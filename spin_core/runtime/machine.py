@@ -131,4 +131,9 @@ def side_by_side(calls: Sequence[Callable[[], None]]) -> None:
     for thread in threads:
         thread.join()
     if failures:
-        raise next((failure for failure in failures if not isinstance(failure, ChildCrash)), failures[0])
+        raise telling(failures)
+
+
+def telling(failures: Sequence[BaseException]) -> BaseException:
+    """Of errors in the order in which they came, the one that says most: the first that is more than a crash, or the first."""
+    return next((failure for failure in failures if not isinstance(failure, ChildCrash)), failures[0])
