@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spin_core.contracts.rows import IDS, PAIRS, TEST_FILE, TRAIN_FILE
@@ -58,6 +58,7 @@ def test_nothing_carried_has_none(tmp_path: Path) -> None:
     assert newer_answers(write(tmp_path, [("a", 3, [3]), ("a", 3, [4]), ("b", 3, [5])])).tolist() == [-1, -1, -1]
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(st.data())
 def test_it_is_the_kth_sample_that_is_left_against_the_kth(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Judged row by row as the docstring words it, whatever `pairing` left."""

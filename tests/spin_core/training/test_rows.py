@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spin_core.contracts.rows import IDS, PAIRS, SCORES_OF, TRAIN_FILE
@@ -15,6 +15,7 @@ from spin_core.training.rows import sizes_of, training_rows
 PAIR_IDS = pa.schema([PAIRS.field(name) for name in ("row_id", "iteration", "sample", "generated_ids")])
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(st.data(), st.sampled_from(["hardest", "longest", "most_likely"]))
 def test_of_a_rows_samples_of_one_iteration_the_best_stays(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, pairing: str
