@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from flows import handover
+from flows import handover, options
 from flows.options import DEFAULT_HOME, Home, LogFormat, LogLevel, Overrides, RecipePath, Verbose
 from spin_core.official import commands as official
 from spin_core.recipe import Recipe, load_recipe
@@ -26,7 +26,40 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.command(rich_help_panel=options.BEGIN)
+def check(recipe: RecipePath, overrides: Overrides = None, home: Home = DEFAULT_HOME) -> None:
+    """Look before you leap: model, template, every row, engine, memory, disk. The end is "ready", or what to mend (status 2)."""
+    from spin_core.inspect.check import check as preflight
+
+    loaded, store = _load(recipe, overrides, home)
+    if not preflight(store, loaded, Console()):
+        raise typer.Exit(2)
+
+
+@app.command(rich_help_panel=options.BEGIN)
+def plan(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    home: Home = DEFAULT_HOME,
+    gpus: Annotated[str | None, typer.Option("--gpus", metavar="COUNTxNAME", help="As 8xH100; else as earlier runs here.")] = None,
+) -> None:
+    """Say what a recipe will take before it runs: tokens and hours a stage, memory, disk, and what does not fit (status 2)."""
+    from spin_core.inspect.plan import show
+
+    loaded, store = _load(recipe, overrides, home)
+    if not show(store, loaded, gpus, Console()):
+        raise typer.Exit(2)
+
+
+@app.command(rich_help_panel=options.BEGIN)
+def keys(word: Annotated[str, typer.Argument(help="Only keys with this word, e.g. training or beta.")] = "") -> None:
+    """Every key of a recipe: type, bounds, default and what it does."""
+    from spin_core.report.keys import show
+
+    show(word, Console())
+
+
+@app.command(rich_help_panel=options.PLAY)
 def run(
     recipe: RecipePath,
     overrides: Overrides = None,
@@ -44,7 +77,7 @@ def run(
     run_flow(spin_campaign, loaded, home, verbose, log_format, log_level)
 
 
-@app.command()
+@app.command(rich_help_panel=options.PLAY)
 def iterate(
     recipe: RecipePath,
     overrides: Overrides = None,
@@ -62,7 +95,7 @@ def iterate(
     run_flow(spin_iteration, loaded, home, verbose, log_format, log_level)
 
 
-@app.command()
+@app.command(rich_help_panel=options.PLAY)
 def status(
     recipe: RecipePath,
     overrides: Overrides = None,
@@ -83,7 +116,7 @@ def status(
     show_stages(store, loaded, console)
 
 
-@app.command()
+@app.command(rich_help_panel=options.JUDGE)
 def compare(
     recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE …", help="Two recipes or more.")], home: Home = DEFAULT_HOME
 ) -> None:
@@ -93,7 +126,7 @@ def compare(
     show(Store(home), [load_recipe(recipe) for recipe in recipes], Console())
 
 
-@app.command()
+@app.command(rich_help_panel=options.JUDGE)
 def branch(
     recipe: RecipePath,
     start: Annotated[int, typer.Option("--from", metavar="N", min=0, help="The first iteration that is played otherwise.")],
@@ -109,40 +142,7 @@ def branch(
     print(f"wrote {file}; `spinflow run {file}` plays what is new")
 
 
-@app.command()
-def plan(
-    recipe: RecipePath,
-    overrides: Overrides = None,
-    home: Home = DEFAULT_HOME,
-    gpus: Annotated[str | None, typer.Option("--gpus", metavar="COUNTxNAME", help="As 8xH100; else as earlier runs here.")] = None,
-) -> None:
-    """Say what a recipe will take before it runs: tokens and hours a stage, memory, disk, and what does not fit (status 2)."""
-    from spin_core.inspect.plan import show
-
-    loaded, store = _load(recipe, overrides, home)
-    if not show(store, loaded, gpus, Console()):
-        raise typer.Exit(2)
-
-
-@app.command()
-def check(recipe: RecipePath, overrides: Overrides = None, home: Home = DEFAULT_HOME) -> None:
-    """Look before you leap: model, template, every row, engine, memory, disk. The end is "ready", or what to mend (status 2)."""
-    from spin_core.inspect.check import check as preflight
-
-    loaded, store = _load(recipe, overrides, home)
-    if not preflight(store, loaded, Console()):
-        raise typer.Exit(2)
-
-
-@app.command()
-def keys(word: Annotated[str, typer.Argument(help="Only keys with this word, e.g. training or beta.")] = "") -> None:
-    """Every key of a recipe: type, bounds, default and what it does."""
-    from spin_core.report.keys import show
-
-    show(word, Console())
-
-
-@app.command()
+@app.command(rich_help_panel=options.KEEP)
 def doctor(home: Home = DEFAULT_HOME) -> None:
     """Collect versions, devices, disk, ports and the last errors into one text for a bug report; no secrets in it."""
     from spin_core.inspect.doctor import examine

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from flows import options
 from flows.options import DEFAULT_HOME, Home
 from spin_core.store import Store
 
@@ -17,7 +18,7 @@ CampaignName = Annotated[str, typer.Argument(metavar="RECIPE|CAMPAIGN", help="A 
 PLAYER = "best, or t of θ_t: 0 is the model that self-play began with, 1 what the first iteration made, …"
 
 
-@app.command()
+@app.command(rich_help_panel=options.KEEP)
 def export(
     campaign: CampaignName,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that is not there yet, or is empty.")],
@@ -51,7 +52,7 @@ def export(
         console.print(f"pushed: {push(out, hub_id)}", soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=options.KEEP)
 def ls(home: Home = DEFAULT_HOME) -> None:
     """List the campaigns of a home: how far each is, its best model with the figure that counts, whether it runs, and its size."""
     from spin_core.report.campaigns import show
@@ -59,7 +60,7 @@ def ls(home: Home = DEFAULT_HOME) -> None:
     show(Store(home), Console())
 
 
-@app.command()
+@app.command(rich_help_panel=options.KEEP)
 def gc(
     delete: Annotated[bool, typer.Option("--delete", help="Remove what no campaign needs; without it, only say what that is.")] = False,
     home: Home = DEFAULT_HOME,
@@ -74,7 +75,7 @@ def gc(
     collect(Store(home), delete, Console())
 
 
-@app.command()
+@app.command(rich_help_panel=options.BEGIN)
 def init(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A hub id, folder (also an adapter's), .gguf file, or pypi:…/FILE.gguf.")],
     data: Annotated[str, typer.Argument(metavar="DATA", help="A hub id, folder, file (.jsonl, .parquet, .csv, …), pypi:… or demo.")],
@@ -98,7 +99,7 @@ def init(
         raise typer.Exit(2)
 
 
-@app.command()
+@app.command(rich_help_panel=options.JUDGE)
 def chat(
     campaign: CampaignName,
     iteration: Annotated[str, typer.Option("--iteration", metavar="best|N", help=PLAYER)] = "best",

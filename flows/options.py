@@ -14,3 +14,6 @@ Verbose = Annotated[bool, typer.Option("--verbose", help="Show log lines; they a
 LogFormat = Annotated[Literal["text", "json"], typer.Option("--log-format", help="json: a JSON object a line on stderr, and no bars.")]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], typer.Option("--log-level", help="Least severe lines to log.")]
 DEFAULT_HOME = Path("~/.spinflow")
+
+# the panels of --help, in the order in which a person needs them
+BEGIN, PLAY, JUDGE, KEEP = "Begin", "Play", "Judge, and go on otherwise", "Take away, and keep house"

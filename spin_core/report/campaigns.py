@@ -25,11 +25,11 @@ def rows(store: Store) -> list[dict[str, str]]:
 
 def _row(store: Store, name: str) -> dict[str, str]:
     ledger = Ledger(store, name)
-    row = {"campaign": name, "iterations": "", "best": "", "figure": "", "changed": _ago(ledger.path), "state": "", "size": ""}
+    row = {"campaign": name, "played": "", "best": "", "figure": "", "changed": _ago(ledger.path), "state": "", "size": ""}
     try:
         turns, recipe = ledger.whole_turns(), ledger.recipe() if ledger.begun else None
         planned = len(recipe.iterations) if recipe else 0
-        row["iterations"] = f"{len(turns)} of {planned}" if recipe else "0"
+        row["played"] = f"{len(turns)} of {planned}" if recipe else "0"
         if recipe and turns:
             number, metric = best_of(turns, recipe.stop), metric_of(turns[-1].metrics, recipe.stop)
             test = turns[number - 1].metrics["splits"]["test"]["after"] if number else turns[0].metrics["splits"]["test"]["before"]
@@ -48,9 +48,9 @@ def _row(store: Store, name: str) -> dict[str, str]:
 
 def _ago(path: Path) -> str:
     seconds = time.time() - path.stat().st_mtime
-    for size, unit in ((86400.0, "day"), (3600.0, "hour"), (60.0, "minute")):
+    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
         if seconds >= size:
-            return f"{seconds // size:.0f} {unit}{'s' if seconds >= 2 * size else ''} ago"
+            return f"{seconds // size:.0f} {unit} ago"
     return "just now"
 
 
@@ -62,7 +62,10 @@ def show(store: Store, console: Console) -> None:
     table = Table(title=f"campaigns in {store.home}")
     for column in found[0]:
         table.add_column(
-            column, justify="right" if column in {"iterations", "figure", "size"} else "left", no_wrap=column in {"best", "figure", "size"}
+            column,
+            justify="right" if column in {"played", "figure", "size"} else "left",
+            no_wrap=column in {"best", "figure", "changed", "size"},
+            overflow="fold",
         )
     for row in found:
         table.add_row(*row.values())

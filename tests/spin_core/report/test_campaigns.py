@@ -33,7 +33,7 @@ def test_a_row_a_campaign(store: Store) -> None:
         found = {row["campaign"]: row for row in rows(store)}
     assert found["c"] | {"state": ""} == {
         "campaign": "c",
-        "iterations": "2 of 3",
+        "played": "2 of 3",
         "best": "θ_1",
         "figure": "checks 50.0% ±10.0",
         "changed": "just now",
