@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -25,14 +26,21 @@ from tests.spin_core.campaign.test_survey import Builds, play, recipe
 BOTH = [{}, {}]
 
 
-@pytest.fixture
-def store(tmp_path: Path, tiny_model: Path) -> Store:
-    """A campaign of two iterations, played with one β and then from the first iteration on with another; all of it a while ago."""
-    store = Store(tmp_path)
+@pytest.fixture(scope="module")
+def played(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A campaign of two iterations, played with one β and then from the first iteration on with another."""
+    store = Store(tmp_path_factory.mktemp("played"))
     for beta in (0.1, 0.2):
         found = recipe(tiny_model, iterations=BOTH, training={"beta": beta})
         Ledger(store, "c").pinned(found)
         play(store, found, play(store, found))
+    return store.home
+
+
+@pytest.fixture
+def store(played: Path, tmp_path: Path) -> Store:
+    """A copy of it, all of which was made a while ago."""
+    store = Store(Path(shutil.copytree(played, tmp_path / "home", symlinks=True)))
     age(store)
     return store
 
