@@ -163,6 +163,8 @@ def _prepare_prefect(home: Path) -> None:
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # the default 20 s is missed on a busy laptop
         "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+        # a run's own server has no automations; each writer less is a chance less of SQLite's lock, which Prefect waits a minute for
+        "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)

@@ -44,7 +44,7 @@ def test_a_deployment_runs_to_completed(farm: Farm) -> None:
     assert {"campaign:night", "iteration:0"} <= set(run["tags"])
     artifacts = farm.artifacts(run["id"])
     assert artifacts["night-iter-0-sampling-train"]["data"] == artifacts["night-iter-0-training"]["data"] == 100
-    assert "data:image/png;base64," in artifacts["night-iter-0"]["data"]
+    assert "data:image/svg+xml;base64," in artifacts["night-iter-0"]["data"]
     assert [row["model"][:3] for row in json.loads(artifacts["night-results"]["data"])] == ["θ_0", "θ_1"]
     log = farm.log(run["id"])
     assert "'loss':" in log, "the trainer's own lines are missing"
