@@ -68,6 +68,8 @@ def _held_out_panel(name: str, unit: str, figures: Mapping[int, Mapping[str, Any
     low, high = around(ends)
     if min(ends, default=0.0) >= -1e-3:
         low = max(low, 0.0)
+    if unit == "share" and max(ends, default=1.0) <= 1.0:
+        high = min(high, 1.0)
     panel = Panel((-0.15, last + 0.15), (low, high), percent=unit == "share")
     panel.grid([(number, f"θ_{number}") for number in range(last + 1)])
     band = [(number, figure) for number, figure in known.items() if figure["low"] is not None]
