@@ -123,11 +123,13 @@ def _cell(figure: Figure, unit: str, better: str | None = None, *, plain: bool =
 
 
 def shown(figure: Figure, unit: str, *, plain: bool = False, sign: bool = False) -> str:
-    """A figure for a table of 80 columns, with ± half its interval's width unless it is to be `plain`."""
+    """A figure for a table of 80 columns, with ± half its interval's width unless it is to be `plain`; a difference, with its `sign`, is
+    smaller, and keeps a digit more of that.
+    """
     scale, digits = _scale(unit)
     text = f"{figure['value'] * scale:{'+' if sign else ''}.{digits}f}{'%' if unit == 'share' and not sign else ''}"
     half = Interval(**figure).half
-    return text if plain or half is None else f"{text} ±{half * scale:.{min(digits, 2)}f}"
+    return text if plain or half is None else f"{text} ±{half * scale:.{digits if sign else min(digits, 2)}f}"
 
 
 def _scale(unit: str) -> tuple[int, int]:

@@ -102,7 +102,7 @@ def test_what_moved_stands_beside_each_figure(store: Store) -> None:
     rows = rows_with_changes(played_turns(store, RECIPE), RECIPE.stop)
     assert rows[0]["checks"] == "50.0% ±10.0"
     assert rows[1]["checks"] == "50.0% ±10.0 (+20.0 ±10.0 ▲)"
-    assert rows[1]["NLL"] == "0.400 ±0.10 (-0.020 ±0.10)"
+    assert rows[1]["NLL"] == "0.400 ±0.10 (-0.020 ±0.100)"
 
 
 def test_what_a_turn_won_is_said_with_its_interval(tmp_path: Path) -> None:
