@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -197,14 +198,11 @@ def _between_s(store: Store) -> float:
 
 
 def _pauses(made: Sequence[dict[str, Any]]) -> Iterator[float]:
-    spans = []
-    for manifest in made:
-        end = datetime.fromisoformat(manifest["created"]).timestamp()
-        spans.append((end - manifest["facts"].get("seconds", 0.0), end))
-    latest = float("inf")
-    for start, end in sorted(spans):
-        yield max(0.0, start - latest)
-        latest = end if latest == float("inf") else max(latest, end)
+    ends = [(datetime.fromisoformat(manifest["created"]).timestamp(), manifest["facts"].get("seconds", 0.0)) for manifest in made]
+    spans = sorted((end - seconds, end) for end, seconds in ends)
+    latest = accumulate((end for _, end in spans), max)
+    for (start, _), before in zip(spans[1:], latest, strict=False):  # the last end has nothing after it
+        yield max(0.0, start - before)
 
 
 def _lengths(shards: list[dict[str, Any]]) -> dict[str, float]:

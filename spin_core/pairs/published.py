@@ -9,7 +9,7 @@ from typing import Any
 from spin_core.recipe import DataSettings, Recipe, StartPairs
 from spin_core.recipe.identity import identity
 from spin_core.runtime.launcher import Launcher
-from spin_core.sources.locate import locate
+from spin_core.sources.locate import Source, locate
 from spin_core.store import Ref, Spec
 
 STAGE_VERSION = 1
@@ -55,6 +55,6 @@ class Published:
         on.job("spin_core.pairs.published_job", job, f"published-{self.spec().digest}", "tokenising the published pairs")
 
     @property
-    def _source(self) -> Any:
+    def _source(self) -> Source:
         asked = self.pairs
         return locate(DataSettings(name=asked.name, revision=asked.revision, config=asked.config, split=asked.split), self.home)
