@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -240,7 +241,8 @@ def _damage(ref: Ref) -> str | None:
     return None
 
 
-def _versions() -> dict[str, str]:
+@cache
+def _versions() -> dict[str, str]:  # once a process: each lookup parses a package's whole metadata, 10 ms of a shard's commit
     found = {}
     for package in _PACKAGES:
         try:
