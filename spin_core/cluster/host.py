@@ -24,7 +24,8 @@ from spin_core.runtime import devices, leftovers, output, process, progress
 from spin_core.runtime.errors import ChildCrash, SpinflowError
 from spin_core.runtime.machine import Command, Place
 
-_BATCH_S = 0.1  # between two messages of a stream
+_LINES_S = 0.5  # between two messages of a stream; its end waits for none
+_ANSWERS_S = 2.0  # the same of answers: a thousand shards in flight are five hundred messages/s to one process
 Emit = Callable[[Any], None]
 MakeEngine = Callable[[Sampler, Path, int, int], Engine]  # its log, which it is of how many
 
@@ -118,13 +119,16 @@ class Host:
         yield from _streamed(work)
 
     def sample(self, prompts: Sequence[Prompt], ends: Ends) -> Iterator[list[Any]]:
-        """See `Engine.sample`: pairs of what `on_answer` is told, then the answers."""
+        """See `Engine.sample`: a pair of what `on_answer` is told, in which all answers since the last are one, then the answers."""
 
         def work(emit: Emit) -> Any:
             assert self._engine is not None
             return self._engine.sample(prompts, ends, lambda done, new: emit((done, new)))
 
-        yield from _streamed(work)
+        for batch in _streamed(work, _ANSWERS_S):
+            told = [item for item in batch if not isinstance(item, Done | Failed)]
+            so_far = [(told[-1][0], sum(new for _, new in told))] if told else []
+            yield so_far + batch[len(told) :]
 
     def alive(self) -> bool:
         """Whether the engine can take work."""
@@ -137,8 +141,8 @@ class Host:
         process.end_all()
 
 
-def _streamed(work: Callable[[Emit], Any]) -> Iterator[list[Any]]:
-    """What `work` emits, in lists; it runs in a thread of its own and its end is the last item."""
+def _streamed(work: Callable[[Emit], Any], every_s: float = _LINES_S) -> Iterator[list[Any]]:
+    """What `work` emits, in a list every so many seconds; it runs in a thread of its own and its end is the last item."""
     items: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def act() -> None:
@@ -151,10 +155,13 @@ def _streamed(work: Callable[[Emit], Any]) -> Iterator[list[Any]]:
 
     threading.Thread(target=act, daemon=True).start()
     while True:
+        due = time.monotonic() + every_s
         batch = [items.get()]
-        while not items.empty():
-            batch.append(items.get())
+        while not isinstance(batch[-1], Done | Failed):
+            try:
+                batch.append(items.get(timeout=max(0.0, due - time.monotonic())))
+            except queue.Empty:
+                break
         yield batch
         if isinstance(batch[-1], Done | Failed):
             return
-        time.sleep(_BATCH_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +18,7 @@ from spin_core.runtime.progress import Progress, emit
 
 _QUIET_S = 3.0  # so long a wait for a place is nothing to tell
 _LOOK_S = 0.5  # a signal is heard between two looks
+_SHARD_LOOK_S = 10.0  # the same where no signal can come, in threads that are many
 _CONTROL = "control"  # methods that must not wait behind shards
 _STREAMS = 64  # shards that an engine answers at once
 _CLOSE_S, _ANSWER_S = 20.0, 30.0
@@ -93,8 +95,9 @@ class Lease:
     def follow(self, method: str, *args: Any, on: Callable[[Any], None]) -> Any:
         """Calls a method that streams, tells `on` each item, and returns its value or raises its error."""
         stream = self._call(method, *args, streaming=True)
+        look_s = _LOOK_S if threading.current_thread() is threading.main_thread() else _SHARD_LOOK_S
         while True:
-            if not _ready(stream):
+            if not _ready(stream, look_s):
                 continue
             for item in self._got(next(stream)):
                 if isinstance(item, Failed):
@@ -126,9 +129,9 @@ class Lease:
             raise ChildCrash(f"{self.where} was lost ({type(error).__name__}: {why[:200]})", exit_code=-1, remedy=_REMEDY) from None
 
 
-def _ready(answer: Any) -> bool:
-    """Whether it has come, within half a second. Raises ChildCrash where this run has left the cluster meanwhile."""
+def _ready(answer: Any, within_s: float = _LOOK_S) -> bool:
+    """Whether it has come, within so long. Raises ChildCrash where this run has left the cluster meanwhile."""
     try:
-        return bool(ray.wait([answer], timeout=_LOOK_S)[0])
+        return bool(ray.wait([answer], timeout=within_s)[0])
     except RayError:
         raise ChildCrash("the cluster was left", exit_code=-1, remedy=_REMEDY) from None

@@ -10,7 +10,7 @@ from spin_core.encoding.ends import Ends
 from spin_core.recipe import GenerationSettings
 from spin_core.store import Ref
 
-OnAnswer = Callable[[int, int], None]  # (answers so far, tokens of this one)
+OnAnswer = Callable[[int, int], None]  # (answers so far, tokens of those that are new)
 
 
 @dataclass(frozen=True)

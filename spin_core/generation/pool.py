@@ -24,6 +24,7 @@ from spin_core.store import Store
 # seconds to the next start after the first, second and third failure in a row; the last is tried only while another engine works
 _BACK_OFF_S = (1.0, 10.0, 600.0)
 _MAX_ENGINES = 256
+_DUE_S = 0.5  # between two looks at which seats may start
 _LOOK_S = 2.0  # between two looks at what has joined a cluster
 Starts = Callable[[Sampler], list[Callable[[Ended], Engine]]]
 
@@ -66,6 +67,7 @@ class EnginePool:
         self._look = 0.0  # when it is asked again
         self._switching = threading.Lock()  # held while the model changes
         self._change = threading.Condition()  # guards what follows
+        self._looking = False  # whether one of the shards that wait looks after the seats; the others sleep until there is room
         self._seats: list[_Seat] = []
         self._sampler: Sampler | None = None
         self._epoch = 0  # a start of an earlier one is given up
@@ -129,16 +131,30 @@ class EnginePool:
             self._give_back(seat, rows)
 
     def _wait_for_room(self, sampler: Sampler) -> tuple[_Seat, Engine]:
-        while True:
-            if self._stopped:
-                raise Cancelled("the run was ended")
-            if self._sampler != sampler:
-                raise ChildCrash("the engines were closed", exit_code=-1)
-            self._start_what_is_due()
-            ready = [(s, s.engine) for s in self._seats if s.engine is not None and s.rows < s.engine.window]
-            if ready:
-                return min(ready, key=lambda pair: pair[0].rows)
-            self._change.wait(0.5)
+        try:
+            while True:
+                if self._stopped:
+                    raise Cancelled("the run was ended")
+                if self._sampler != sampler:
+                    raise ChildCrash("the engines were closed", exit_code=-1)
+                self._start_what_is_due()
+                ready = [(s, s.engine) for s in self._seats if s.engine is not None and s.rows < s.engine.window]
+                if ready:
+                    return min(ready, key=lambda pair: pair[0].rows)
+                self._sleep()
+        finally:
+            self._change.notify()  # there may be more room, an error that is the others', too, or nobody who looks
+
+    def _sleep(self) -> None:
+        """Until something has changed. One of those that wait wakes to see what is due; hundreds would keep each other awake."""
+        if self._looking:
+            self._change.wait()
+            return
+        self._looking = True
+        try:
+            self._change.wait(_DUE_S)
+        finally:
+            self._looking = False
 
     def _start_what_is_due(self) -> None:
         """Starts the seats that may be tried now; where that leaves no hope, raises the error of the last try."""
@@ -194,7 +210,7 @@ class EnginePool:
     def _give_back(self, seat: _Seat, rows: int) -> None:
         with self._change:
             seat.rows -= rows
-            self._change.notify_all()
+            self._change.notify()
 
     def count(self, tokens: int) -> None:
         """Adds sampled tokens to the engines' account."""

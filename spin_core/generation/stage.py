@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from spin_core.contracts.rows import GREEDY, SHARD
-from spin_core.contracts.tables import RowReader, count_rows, write_rows
+from spin_core.contracts.tables import RowReader, count_rows, id_lists, write_rows
 from spin_core.encoding.ends import read_ends
 from spin_core.generation.engine import Prompt, Sampler
 from spin_core.generation.sampling import seed_of
@@ -20,6 +22,10 @@ from spin_core.runtime.progress import Progress, emit
 from spin_core.store import Ref, Spec
 
 STAGE_VERSION = 4
+
+# All shards' tables are read and written in one thread: Arrow has memory of its own in each that it was called in, and a shard's thread,
+# of which there are hundreds, would take it for one table. So the reader needs no lock either.
+_tables = ThreadPoolExecutor(1, "shard-tables")
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class Shard:
 
     def run(self, out: Path, on: Launcher) -> dict[str, Any]:
         """Samples the answers. Raises ChildCrash if the engine dies; a retry starts it again and redoes this shard only."""
-        rows = _read_slice(self.encoded.path / f"{self.split}.parquet", self.start, self.stop)
+        rows = _tables.submit(_read_slice, self.encoded.path / f"{self.split}.parquet", self.start, self.stop).result()
         tokens = 0
 
         def on_answer(done: int, new_tokens: int) -> None:
@@ -84,7 +90,7 @@ class Shard:
             }
             for (row, sample), answer in zip(asked, answers, strict=True)
         ]
-        write_rows(out / "shard.parquet", content, SHARD)
+        _tables.submit(write_rows, out / "shard.parquet", content, SHARD).result()
         facts = {"rows": len(rows), "tokens": tokens, "started": started, "ended": time.time()}
         given = self.sampler.settings.engine_args
         return facts | ({"engine_args": given} if given else {}) | ({"node": engine.where} if engine.where else {})
@@ -156,5 +162,12 @@ def busy_seconds(facts: Iterable[Mapping[str, Any]]) -> float:
 
 
 def _read_slice(path: Path, start: int, stop: int) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = RowReader(path, ["row_id", "prompt_ids"]).read(start, stop).to_pylist()
-    return rows
+    found = path.stat()
+    table = _reader(path, found.st_ino, found.st_mtime_ns).read(start, stop)
+    ids = table["row_id"].to_pylist()
+    return [{"row_id": row, "prompt_ids": prompt} for row, prompt in zip(ids, id_lists(table["prompt_ids"]), strict=True)]
+
+
+@lru_cache(maxsize=1)  # it keeps the row group that it read last, and the next shard's rows are mostly in it
+def _reader(path: Path, _file: int, _changed: int) -> RowReader:
+    return RowReader(path, ["row_id", "prompt_ids"])

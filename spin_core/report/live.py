@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from spin_core.runtime.progress import Progress, listen
+from spin_core.runtime.progress import Parts, Progress, listen
 
 _LINE_EVERY_S = 10.0
 
@@ -31,7 +31,7 @@ def bars(console: Console) -> Iterator[None]:
     with Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as shown:
         lock, notes = threading.Lock(), _Notes()
         tasks: dict[str, TaskID] = {}
-        parts: dict[str, dict[int, float]] = defaultdict(dict)
+        parts: dict[str, Parts] = defaultdict(Parts)
 
         def draw(event: Progress) -> None:
             with lock:
@@ -42,11 +42,11 @@ def bars(console: Console) -> Iterator[None]:
                 again = event.name in tasks and event.done == 0 and shown.tasks[tasks[event.name]].finished
                 if again:  # the same stage of the next iteration: its bar starts anew
                     shown.update(tasks[event.name], visible=False)
-                    parts[event.name].clear()
+                    parts[event.name] = Parts()
                 if again or event.name not in tasks:
                     tasks[event.name] = shown.add_task(event.name, total=event.total, note=event.note)
                 parts[event.name][event.part] = event.done
-                shown.update(tasks[event.name], completed=sum(parts[event.name].values()), total=event.total, note=event.note)
+                shown.update(tasks[event.name], completed=parts[event.name].total, total=event.total, note=event.note)
 
         end = listen(draw)
         try:
@@ -62,7 +62,7 @@ class _Lines:
         self._console = console
         self._lock = threading.Lock()
         self._notes = _Notes()
-        self._parts: dict[str, dict[int, float]] = defaultdict(dict)
+        self._parts: dict[str, Parts] = defaultdict(Parts)
         self._due: dict[str, float] = {}  # when a stage's next line may be printed
         self._ended: set[str] = set()
 
@@ -74,15 +74,15 @@ class _Lines:
                 self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _line(self, event: Progress) -> str:
-        name, parts, now = event.name, self._parts[event.name], time.monotonic()
+        name, now = event.name, time.monotonic()
         if name in self._ended:
-            if event.done >= parts.get(event.part, 0.0):
+            if event.done >= self._parts[name][event.part]:
                 return ""
             self._ended.remove(name)  # the same stage of the next iteration
-            parts.clear()
+            self._parts[name] = Parts()
             self._due.pop(name, None)
-        parts[event.part] = event.done
-        done = sum(parts.values())
+        self._parts[name][event.part] = event.done
+        done = self._parts[name].total
         if done >= event.total:
             self._ended.add(name)
         elif now < self._due.setdefault(name, now + _LINE_EVERY_S):

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spin_core.runtime.progress import Progress
+from spin_core.runtime.progress import Parts, Progress
 from spin_core.store.files import replace_text
 
 _FILE = "progress.json"
@@ -56,7 +56,7 @@ class Board:
     def __init__(self, folder: Path) -> None:
         self._path, self._lock = folder / _FILE, threading.Lock()
         self._entries: dict[str, Entry] = {}
-        self._parts: dict[str, dict[int, float]] = {}
+        self._parts: dict[str, Parts] = {}
         self._notes: deque[str] = deque(maxlen=_NOTES)
         self._ended: str | None = None
 
@@ -66,15 +66,15 @@ class Board:
             if not event.total:
                 self._notes.append(f"{event.name}: {event.note}")
                 return 0.0
-            parts, now = self._parts.setdefault(event.name, {}), time.time()
-            if sum(parts.values()) >= event.total and event.done < parts.get(event.part, 0):
-                parts.clear()  # the stage was done and starts anew, under another model
+            parts, now = self._parts.setdefault(event.name, Parts()), time.time()
+            if parts.total >= event.total and event.done < parts[event.part]:  # the stage was done and starts anew, under another model
+                parts = self._parts[event.name] = Parts()
             if not parts:
                 self._entries.pop(event.name, None)  # to the end, where the newest are
                 self._entries[event.name] = Entry(event.name, event.total, event.unit, now, now)
             parts[event.part] = event.done
             entry = self._entries[event.name]
-            entry.done, entry.total, entry.unit, entry.note, entry.changed = sum(parts.values()), event.total, event.unit, event.note, now
+            entry.done, entry.total, entry.unit, entry.note, entry.changed = parts.total, event.total, event.unit, event.note, now
             return entry.done
 
     def end(self, why: str) -> None:

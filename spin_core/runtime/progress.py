@@ -26,6 +26,26 @@ class Progress:
     part: int = 0  # which of the pieces that share this name and total (shards); `done` is the piece's own
 
 
+class Parts:
+    """What the parts of one piece of work have done, added up; an event costs the same among ten parts and ten thousand."""
+
+    def __init__(self) -> None:
+        self._done: dict[int, float] = {}
+        self.total = 0.0
+
+    def __getitem__(self, part: int) -> float:
+        """What one part has done; 0 before it has told."""
+        return self._done.get(part, 0.0)
+
+    def __setitem__(self, part: int, done: float) -> None:
+        more = done - self[part]
+        self._done[part] = done
+        self.total = self.total + more if len(self._done) > 1 else done  # one alone is not rounded
+
+    def __bool__(self) -> bool:
+        return bool(self._done)
+
+
 Listener = Callable[[Progress], None]
 _listeners: list[Listener] = []
 

@@ -266,3 +266,82 @@ def test_a_slice_is_the_rows_of_the_plan(tmp_path: Path) -> None:
     for start in range(0, 23, 4):
         found = _read_slice(tmp_path / "train.parquet", start, min(23, start + 4))
         assert [row["row_id"] for row in found] == [str(number) for number in range(start, min(23, start + 4))]
+
+
+def test_a_reader_is_shared_until_the_file_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each shard would read a whole row group for its few rows; and a file that was made anew has other ones."""
+    from spin_core.contracts.rows import ENCODED
+    from spin_core.contracts.tables import RowReader, write_rows
+    from spin_core.generation import stage
+
+    opened = []
+    monkeypatch.setattr(stage, "RowReader", lambda path, columns: opened.append(path) or RowReader(path, columns))
+    path = tmp_path / "train.parquet"
+    for first in (0, 100):
+        path.unlink(missing_ok=True)
+        write_rows(path, [{"row_id": str(first + number), "prompt_ids": [number], "real_ids": [2]} for number in range(4)], ENCODED)
+        for start in (0, 2):
+            assert [row["row_id"] for row in stage._read_slice(path, start, start + 2)] == [str(first + start), str(first + start + 1)]
+    assert opened == [path, path]
+
+
+def test_shards_that_wait_do_not_keep_each_other_awake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds wait: were each to look after the engines, or to wake for every shard that ends, the flow would do little else."""
+    looks = 0
+    with make(tmp_path, monkeypatch, lambda ended: Counted()) as pool:
+        look = pool._start_what_is_due
+
+        def counted() -> None:
+            nonlocal looks
+            looks += 1
+            look()
+
+        def shard() -> None:
+            with pool.lease(MODEL, 2):
+                time.sleep(0.01)
+
+        threads = [threading.Thread(target=shard) for _ in range(40)]
+        with pool.lease(MODEL, 10):
+            monkeypatch.setattr(pool, "_start_what_is_due", counted)
+            for thread in threads:
+                thread.start()
+            wait_until(lambda: looks >= len(threads))  # all have come
+            time.sleep(1.2)
+            assert len(threads) <= looks <= len(threads) + 4
+        # room for five at once, of which one was told
+        for thread in threads:
+            thread.join(5)
+        assert not any(thread.is_alive() for thread in threads)
+        assert looks <= 4 * len(threads)
+
+
+def test_another_looks_when_the_one_that_looked_has_its_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it fails, a seat whose pause ends while shards wait stays empty."""
+    down, second = threading.Event(), Counted()
+    down.set()
+
+    def flaky(ended: Ended) -> Counted:
+        if down.is_set():
+            raise ChildCrash("refused", exit_code=-1)
+        return second
+
+    got = []
+
+    def shard(rows: int) -> None:
+        with pool.lease(MODEL, rows) as engine:
+            got.append(engine)
+            time.sleep(1.5 if len(got) == 1 else 0)
+
+    with make(tmp_path, monkeypatch, lambda ended: Counted(), flaky) as pool:
+        with pool.lease(MODEL, 10):
+            threads = [threading.Thread(target=shard, args=(10,)) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            wait_until(lambda: pool._seats[1].given_up)
+        wait_until(lambda: len(got) == 1)
+        down.clear()
+        pool._seats[1].due = 0.0
+        wait_until(lambda: len(got) == 3)  # both others, long before the first has ended
+        for thread in threads:
+            thread.join(5)
+    assert got[1:] == [second, second]

@@ -3,7 +3,7 @@
 import pytest
 
 from spin_core.runtime import progress
-from spin_core.runtime.progress import Progress, Teller, parse_line
+from spin_core.runtime.progress import Parts, Progress, Teller, parse_line
 
 
 def events(capsys: pytest.CaptureFixture[str]) -> list[Progress]:
@@ -30,3 +30,20 @@ def test_work_that_is_found_on_the_way_moves_the_end(capsys: pytest.CaptureFixtu
     teller.add(0, ahead=4)
     teller.add(4)
     assert [(event.done, event.total) for event in events(capsys)] == [(0, 4), (4, 4)]
+
+
+def test_parts_add_up_whatever_each_says_next() -> None:
+    parts = Parts()
+    assert not parts
+    for part, done in [(0, 4), (1, 1.5), (0, 6), (2, 0), (1, 0.5), (1, 2)]:
+        parts[part] = done
+    assert [parts[part] for part in range(4)] == [6, 2, 0, 0]
+    assert (bool(parts), parts.total) == (True, 8)
+
+
+def test_the_sum_of_one_part_is_what_it_says() -> None:
+    """Rounded, it would stay short of its end, and its bar would never be full."""
+    parts = Parts()
+    for done in (0.1, 0.7, 0.3):
+        parts[0] = done
+    assert parts.total == 0.3
