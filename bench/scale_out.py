@@ -118,7 +118,7 @@ def child(home: Path, gpus: int, rows: int, shard_rows: int, rate: float) -> dic
     recipe = Recipe.model_validate({"name": "b", "model": {"name": "m"}, "data": {"name": "demo"}, "generation": generation})
     model, encoded = make_encoded(store, rows)
     listen(Board(home).note)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": gpus, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": gpus, "memory": 2**40, "include_dashboard": False})
     try:
         with joined(store, cluster.address) as machine:
             assert machine is not None

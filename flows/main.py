@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import sys
 import time
@@ -33,7 +32,7 @@ def run_flow(flow: Callable[..., Any], recipe: Recipe, home: Path, verbose: bool
     """Runs a flow with bars while it runs and the campaign's table at the end; leaves the process with a status where it fails."""
     console = Console()
     leftovers.guard()
-    _leave_on_signal(console)
+    _leave_on_signal()
     _set_up_logs(verbose, log_format, log_level)
     try:
         _check_server()
@@ -93,17 +92,14 @@ def _check_server() -> None:
         raise BadInput(f"the Prefect server at {url} does not answer", remedy=remedy) from None
 
 
-def _leave_on_signal(console: Console) -> None:
+def _leave_on_signal() -> None:
     """Ctrl-C ends the process at once. It reaches Prefect's ephemeral server too, whose client would retry for minutes.
 
     A SIGTERM in mid-flow goes to Prefect first, which unwinds the flow and then calls this handler.
     """
 
     def leave(number: int, _frame: object) -> None:
-        process.end_all()
-        console.show_cursor()
-        print("stopped; run the same command again to continue", file=sys.stderr, flush=True)
-        os._exit(128 + number)  # artifacts are whole or absent, so there is nothing to unwind
+        process.leave("stopped; run the same command again to continue", 128 + number)
 
     signal.signal(signal.SIGINT, leave)
     signal.signal(signal.SIGTERM, leave)

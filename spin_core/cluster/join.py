@@ -41,15 +41,19 @@ def joined(store: Store, where: str) -> Iterator[ClusterMachine | None]:
     if not find_spec("ray"):
         raise BadInput(f"cluster: {where}: Ray is not installed", remedy="pip install 'spinflow[cluster]', or leave it out")
     _connect(where)
+    from spin_core.cluster.head import Head
     from spin_core.cluster.machine import ClusterMachine
+    from spin_core.cluster.room import Nodes
 
-    machine = ClusterMachine(store)
+    head = Head()
+    machine = ClusterMachine(store, Nodes(head.there))
     gpus = machine.gpus()
     tell("cluster", f"{len(gpus)} nodes with {sum(gpus)} GPUs at {where}")
     try:
         yield machine
     finally:
         machine.close()
+        head.leave()
         _leave()
 
 

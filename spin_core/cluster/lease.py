@@ -6,10 +6,13 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from spin_core.cluster.host import Done, Failed, Where
 from spin_core.runtime import output
@@ -29,16 +32,16 @@ _REMEDY = "run again to continue"
 class Wait:
     """A wait for a place, told to people once it is longer than a moment."""
 
-    def __init__(self, name: str, why: str = "", matters: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, name: str, why: Callable[[], str], matters: Callable[[], bool] = lambda: True) -> None:
         self._name, self._why, self._matters = f"{name}: waiting for the cluster", why, matters
         self._started, self._told = time.monotonic(), False
 
-    def tell(self, why: str = "") -> None:
+    def tell(self) -> None:
         """It goes on."""
         seconds = time.monotonic() - self._started
         if seconds > _QUIET_S and self._matters():
             self._told = True
-            emit(Progress(self._name, 0, 1, "", f"{why or self._why}, {seconds:.0f} s"))
+            emit(Progress(self._name, 0, 1, "", f"{self._why()}, {seconds:.0f} s"))
 
     def over(self) -> None:
         """It has ended."""
@@ -47,14 +50,21 @@ class Wait:
 
 
 class Lease:
-    """A host that was asked for, with so many GPUs; `place` waits until it has one."""
+    """A host that was asked for, with so many GPUs and bytes of memory; `place` waits until it has one.
 
-    def __init__(self, host: type, *, gpus: int, strategy: Any = None) -> None:
+    With `group` it is for the GPUs of a placement group of its own, which goes with it, and lies where the first of them is.
+    """
+
+    def __init__(self, host: type, *, gpus: int, memory: int = 0, strategy: Any = None, group: PlacementGroup | None = None) -> None:
         options: dict[str, Any] = {"num_gpus": gpus, "num_cpus": 0, "max_restarts": 0, "max_task_retries": 0}
         options |= {"max_concurrency": _STREAMS}
+        if memory:
+            options["memory"] = memory
+        if group is not None:
+            strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
         if strategy is not None:
             options["scheduling_strategy"] = strategy
-        self.gpus, self.ended = gpus, False
+        self.gpus, self.ended, self.group = gpus, False, group
         self.where = Where("", "a node", ())
         self._kind = ray.remote(concurrency_groups={_CONTROL: 2})(host).options(**options)
         self._ask_for_place()
@@ -70,6 +80,8 @@ class Lease:
             if _ready(self._placed):
                 try:
                     self.where = self._got(self._placed)
+                    if self.group is not None:
+                        self.where = replace(self.where, name=f"{self.where.name} and others", gpus=())
                     break
                 except ChildCrash:  # it was given to a node that is gone, which Ray finds out in about half a minute
                     lost = lost or time.monotonic()
@@ -116,6 +128,8 @@ class Lease:
                 self.ask("close", timeout_s=_CLOSE_S)
         with suppress(RayError):
             ray.kill(self._actor)  # its watcher ends what a host that does not answer has left
+            if self.group is not None:
+                remove_placement_group(self.group)  # and everybody in it
 
     def _call(self, method: str, *args: Any, streaming: bool = False) -> Any:
         options = {"num_returns": "streaming"} if streaming else {"concurrency_group": _CONTROL}

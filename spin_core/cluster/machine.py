@@ -9,16 +9,17 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import ray
 from ray.exceptions import RayError
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from spin_core.cluster.engines import RayEngine
 from spin_core.cluster.host import Host, MakeEngine
 from spin_core.cluster.lease import Lease, Wait
+from spin_core.cluster.room import Need, Nodes, widest
+from spin_core.cluster.wide import wide_engine
 from spin_core.generation.engine import Ended, Engine, Sampler
-from spin_core.generation.pool import local_engine
+from spin_core.generation.pool import engine_memory, local_engine
 from spin_core.runtime.devices import never
 from spin_core.runtime.errors import Cancelled, ChildCrash, SpinflowError
 from spin_core.runtime.machine import Child, Command, Place, ThisMachine, parts_of, side_by_side, telling
@@ -30,6 +31,8 @@ _LOOK_S = 2.0
 _PLACED_S = 120.0
 _GRACE_S = 5.0  # for the others of a training to say why they fail, once one has
 _ALONE = Place(0)
+_MORE_MEMORY = "add a node with as much, start one with a larger `ray start --memory`, or take a smaller model; then run again"
+_FEWER_GPUS = "lower generation.tensor_parallel, or add nodes, and run again"
 
 
 def no_command(place: Place) -> list[str]:
@@ -40,8 +43,8 @@ def no_command(place: Place) -> list[str]:
 class ClusterMachine:
     """Children with devices run on the nodes, those without beside the flow: they read files that only its machine has to have."""
 
-    def __init__(self, store: Store, make_engine: MakeEngine = local_engine) -> None:
-        self._store, self._make_engine = store, make_engine
+    def __init__(self, store: Store, nodes: Nodes, make_engine: MakeEngine = local_engine) -> None:
+        self._store, self._nodes, self._make_engine, self._make_wide = store, nodes, make_engine, wide_engine
         self._here = ThisMachine(store)
         self._leases: set[Lease] = set()
         self._lock = threading.Lock()
@@ -50,8 +53,7 @@ class ClusterMachine:
 
     def gpus(self) -> list[int]:
         """The GPUs of every living node that has any."""
-        found = [int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]]
-        return sorted(filter(None, found), reverse=True)
+        return sorted((node.gpus for node in self._nodes()), reverse=True)
 
     @property
     def device_count(self) -> int:
@@ -61,7 +63,7 @@ class ClusterMachine:
     def precision(self) -> str:
         """What `training.precision: auto` is on these GPUs: one of them is asked."""
         with self._leased(1) as lease:
-            lease.place(never, Wait("precision", "no GPU is free"))
+            lease.place(never, self._wait("precision", Need(1)))
             return str(lease.ask("precision"))
 
     # children
@@ -71,19 +73,21 @@ class ClusterMachine:
         if not node:
             self._here.run(child)
             return
-        with self._leased(0, NodeAffinitySchedulingStrategy(node, soft=False)) as lease:
+        with self._leased(0, strategy=NodeAffinitySchedulingStrategy(node, soft=False)) as lease:
             lease.place(never)
             self._follow(lease, child)
 
     def spread(self, child: Child, most: int) -> None:
         """See `Machine`. More are asked for than there is room for: nodes that come meanwhile take part, and replace those that go."""
-        asked, now = time.monotonic(), min(most, self.device_count)
+        need = Need(1, child.memory)
+        asked, now = time.monotonic(), min(most, max(1, need.fits(self._nodes())))
         enough = threading.Event()  # one has found nothing left to do, so who still waits for a place need not come
 
         def one(part: Child) -> None:
-            with self._leased(1) as lease:
+            with self._leased(1, child.memory) as lease:
                 try:
-                    lease.place(enough.is_set, Wait(child.name, "no GPU is free") if not part.part else None)
+                    hope = self._nodes.hoped(child.name, need, enough.is_set, _MORE_MEMORY)
+                    lease.place(hope, self._wait(child.name, need) if not part.part else None)
                 except Cancelled:
                     return
                 if part.part < now:
@@ -136,21 +140,40 @@ class ClusterMachine:
 
     def starts(self, sampler: Sampler) -> list[Callable[[Ended], Engine]]:
         """A function an engine: for every GPU group that there is, and one more, which waits for a node to come."""
-        size = sampler.settings.tensor_parallel
-        groups = max(1, sum(gpus // size for gpus in self.gpus()))
+        groups = max(1, self._need(sampler).fits(self._nodes()))
         return [partial(self._start, sampler, part, groups) for part in range(groups + 1)]
 
-    def _start(self, sampler: Sampler, part: int, parts: int, ended: Ended) -> Engine:
+    def _need(self, sampler: Sampler) -> Need:
+        """What an engine asks for: GPUs of one node, or of several where none that is there has as many."""
         size = sampler.settings.tensor_parallel
+        if 1 < size > max(self.gpus(), default=0):
+            return Need(size, wide=True)
+        return Need(size, engine_memory(sampler.settings.engine, sampler.model.path))
+
+    def _start(self, sampler: Sampler, part: int, parts: int, ended: Ended) -> Engine:
+        """Waits for a place, which is asked for anew where nodes that come or go make it another need."""
         log = self._store.log_path(f"engine-{sampler.model.digest}" + (f"-{part}" if part else ""))
-        lease = self._lease(size)
-        wait = Wait("engines", f"no node has {size} GPU{'s' * (size > 1)} free", matters=self._has_no_place)
-        try:
-            lease.place(ended, wait if not part else None)
-        except BaseException:
-            lease.end()
-            raise
-        return RayEngine(lease, self._make_engine, sampler, log, part, parts)
+        while True:
+            need = self._need(sampler)
+            lease = self._wide_lease(need.gpus) if need.wide else self._lease(need.gpus, need.memory)
+            wait = self._wait("engines", need, matters=self._has_no_place) if not part else None
+            hope = self._nodes.hoped("an engine", need, ended, _FEWER_GPUS if need.gpus > 1 else _MORE_MEMORY)
+            try:
+                lease.place(partial(self._gives_up, need, sampler, hope), wait)
+                break
+            except BaseException as error:
+                lease.end()
+                if not isinstance(error, Cancelled) or ended():
+                    raise
+        make = partial(self._make_wide, lease.group) if lease.group is not None else self._make_engine
+        return RayEngine(lease, make, sampler, log, part, parts)
+
+    def _gives_up(self, need: Need, sampler: Sampler, ended: Ended) -> bool:
+        return ended() or self._need(sampler) != need
+
+    def _wait(self, name: str, need: Need, matters: Callable[[], bool] = lambda: True) -> Wait:
+        """A wait for a place, which says what is missing."""
+        return Wait(name, lambda: self._nodes.lack(need), matters)
 
     def _has_no_place(self) -> bool:
         """Whether everything that this run has asked for waits; where an engine works, one more would only be welcome."""
@@ -159,15 +182,19 @@ class ClusterMachine:
 
     # leases
 
-    def _lease(self, gpus: int, strategy: Any = None) -> Lease:
-        lease = Lease(Host, gpus=gpus, strategy=strategy)
+    def _lease(self, gpus: int, memory: int = 0, strategy: Any = None, group: PlacementGroup | None = None) -> Lease:
+        lease = Lease(Host, gpus=gpus, memory=memory, strategy=strategy, group=group)
         with self._lock:
             self._leases = {one for one in self._leases if not one.ended} | {lease}
         return lease
 
+    def _wide_lease(self, gpus: int) -> Lease:
+        """A bundle a GPU, as vLLM wants them, on as few nodes as there are."""
+        return self._lease(0, group=placement_group([{"GPU": 1}] * gpus, strategy="PACK"))
+
     @contextmanager
-    def _leased(self, gpus: int, strategy: Any = None) -> Iterator[Lease]:
-        lease = self._lease(gpus, strategy)
+    def _leased(self, gpus: int, memory: int = 0, strategy: Any = None) -> Iterator[Lease]:
+        lease = self._lease(gpus, memory, strategy)
         try:
             yield lease
         finally:
@@ -176,7 +203,8 @@ class ClusterMachine:
     @contextmanager
     def _group(self, name: str) -> Iterator[Sequence[Lease]]:
         """A lease a node, on nodes that all have as many GPUs; planned anew while it waits, since nodes come and go."""
-        wait, planned, group = Wait(name), (0, 0), None
+        planned, group = (0, 0), None
+        wait = Wait(name, lambda: f"{planned[0]} × {planned[1]} GPUs are not free")
         leases: list[Lease] = []
         try:
             while group is None or not group.wait(_LOOK_S):
@@ -186,10 +214,10 @@ class ClusterMachine:
                         remove_placement_group(group)
                     count, gpus = planned = plan
                     group = placement_group([{"GPU": gpus}] * count, strategy="STRICT_SPREAD")
-                wait.tell(f"{count} × {gpus} GPUs are not free")
+                wait.tell()
             wait.over()
             for rank in range(count):
-                leases.append(self._lease(gpus, PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)))
+                leases.append(self._lease(gpus, strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)))
             for lease in leases:
                 lease.place(_until(time.monotonic() + _PLACED_S))
             yield leases
@@ -217,9 +245,3 @@ def _until(deadline: float) -> Callable[[], bool]:
         return False
 
     return ended
-
-
-def widest(gpus: Sequence[int]) -> tuple[int, int]:
-    """Nodes, and GPUs of each, that use most of them; every node of a training has as many. (1, 1) where there is none yet."""
-    wholes = [(sum(has >= size for has in gpus), size) for size in sorted(set(gpus), reverse=True)]
-    return max(wholes, key=lambda whole: whole[0] * whole[1], default=(1, 1))

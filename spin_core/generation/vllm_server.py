@@ -48,6 +48,7 @@ class VllmServer:
     """
 
     node = where = ""
+    module = "vllm.entrypoints.openai.api_server"
 
     def __init__(self, sampler: Sampler, log: Path, group: Sequence[devices.Device], part: int, parts: int, ended: Ended) -> None:
         if not installed():
@@ -59,17 +60,33 @@ class VllmServer:
         self._child: subprocess.Popen[str] | None = None
         self._hold = devices.hold(group, ended, purpose="sampling")
         try:
-            _require_memory(sampler, group, ended)
-            environment = _environment(group, sampler.settings)
+            self._require_memory(sampler, group, ended)
+            environment = self._environment(group, sampler.settings)
             key = secrets.token_urlsafe(24)
             with _reserved_port() as port:
                 self._client = Client(f"http://127.0.0.1:{port}", _SERVED_NAME, sampler.settings, key)
-                command = _command(sampler, group, port)
+                command = self._command(sampler, group, port)
                 self._child = process.spawn(command, log, environment | {"VLLM_API_KEY": key}, fds=self._hold.fds)
                 self._wait_until_ready(ended, part, parts)
         except BaseException:
             self.close()
             raise
+
+    def _require_memory(self, sampler: Sampler, group: Sequence[devices.Device], ended: Ended) -> None:
+        if group:
+            memory.require_gpu_memory(group, sampler.settings.gpu_memory, "vLLM", ended)
+        else:
+            memory.require_memory(ram(sampler.model.path), "vLLM with this model", ended)
+
+    def _environment(self, group: Sequence[devices.Device], settings: GenerationSettings) -> dict[str, str]:
+        return _environment(group, settings)
+
+    def _command(self, sampler: Sampler, group: Sequence[devices.Device], port: int) -> list[str]:
+        command = [sys.executable, "-m", self.module, "--model", str(sampler.model.path)]
+        command += ["--served-model-name", _SERVED_NAME, "--host", "127.0.0.1", "--port", str(port)]
+        command += engine_arguments(sampler.longest, group, sampler.settings)
+        # the log's own figures cost time at every step, and the progress bar has the rate
+        return [*command, "--disable-uvicorn-access-log", "--disable-log-stats"]
 
     def _wait_until_ready(self, ended: Ended, part: int, parts: int) -> None:
         started = time.monotonic()
@@ -121,20 +138,9 @@ class VllmServer:
         self._hold.release()
 
 
-def _require_memory(sampler: Sampler, group: Sequence[devices.Device], ended: Ended) -> None:
-    if group:
-        memory.require_gpu_memory(group, sampler.settings.gpu_memory, "vLLM", ended)
-    else:
-        need = memory.weight_bytes(sampler.model.path, _FP32_BYTES) + (_CPU_CACHE_GIB + _CPU_RUNTIME_GIB) * 2**30
-        memory.require_memory(need, "vLLM with this model", ended)
-
-
-def _command(sampler: Sampler, group: Sequence[devices.Device], port: int) -> list[str]:
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(sampler.model.path)]
-    command += ["--served-model-name", _SERVED_NAME, "--host", "127.0.0.1", "--port", str(port)]
-    command += engine_arguments(sampler.longest, group, sampler.settings)
-    # the log's own figures cost time at every step, and the progress bar has the rate
-    return [*command, "--disable-uvicorn-access-log", "--disable-log-stats"]
+def ram(model: Path) -> int:
+    """Bytes of memory that a server takes without a GPU: the weights in fp32, the cache, and what it runs on."""
+    return memory.weight_bytes(model, _FP32_BYTES) + (_CPU_CACHE_GIB + _CPU_RUNTIME_GIB) * 2**30
 
 
 def batch(group: Sequence[devices.Device], settings: GenerationSettings) -> tuple[int, int]:

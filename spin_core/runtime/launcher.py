@@ -95,10 +95,10 @@ class Launcher:
         """See `Machine.device_count`."""
         return self._machine.device_count
 
-    def spread(self, module: str, job: Mapping[str, Any], log: str, name: str, *, most: int) -> None:
-        """A child on every device, at most so many, see `Machine.spread`."""
+    def spread(self, module: str, job: Mapping[str, Any], log: str, name: str, *, most: int, memory: int = 0) -> None:
+        """A child on every device, at most so many, see `Machine.spread` and `Child.memory`."""
         if most:
-            self._machine.spread(Child(module, job, log, name, waited=self._waits.append), most)
+            self._machine.spread(Child(module, job, log, name, waited=self._waits.append, memory=memory), most)
 
     def together(self, module: str, job: Mapping[str, Any], log: str, name: str, *, command: Command) -> None:
         """A child over all devices, see `Machine.together`."""

@@ -28,6 +28,7 @@ class Child:
     name: str  # of its progress
     part: int = 0  # which it is of several that share the name
     env: Mapping[str, str] = field(default_factory=dict, repr=False)  # what must not stand in the job's file
+    memory: int = 0  # bytes of RAM that it takes at least, where its stage knows them; a cluster's scheduler is asked for them
     waited: Callable[[float], Any] = lambda seconds: None  # told how long it waited for its devices
 
 

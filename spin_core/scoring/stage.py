@@ -14,6 +14,7 @@ from spin_core.contracts.tables import count_rows
 from spin_core.recipe import TrainingSettings
 from spin_core.runtime import devices
 from spin_core.runtime.launcher import Launcher
+from spin_core.runtime.memory import weight_bytes
 from spin_core.scoring.scores import join_shards, scoring_seconds, surprise
 from spin_core.store import Ref, Spec
 from spin_core.store.locks import require_whole
@@ -63,7 +64,7 @@ class Score:
         todo = sum(shard["stop"] - shard["start"] for shard in missing)
         job: dict[str, Any] = {"model": str(self.model.path), "attention": self.settings.attention, "backend": self.settings.backend}
         job |= {"precision": devices.precision(self.settings.precision), "shards": missing, "total": total, "done": total - todo}
-        on.spread(_JOB, job, f"score-{self.spec().digest}", self.label, most=len(missing))
+        on.spread(_JOB, job, f"score-{self.spec().digest}", self.label, most=len(missing), memory=weight_bytes(self.model.path, 4))
         require_whole([Path(shard["file"]) for shard in shards], self.label)
         for split in self.splits:
             files = [Path(shard["file"]) for shard in shards if shard["split"] == split]

@@ -19,6 +19,7 @@ from spin_core.contracts.rows import CHOICE, EPOCHS
 from spin_core.recipe import TrainingSettings
 from spin_core.runtime import devices
 from spin_core.runtime.launcher import Launcher
+from spin_core.runtime.memory import weight_bytes
 from spin_core.selection.choice import best, candidates, content, told, weigh
 from spin_core.store import Ref, Spec
 from spin_core.store.locks import require_whole
@@ -69,7 +70,7 @@ class Choose:
         }
         job |= {"attention": self.settings.attention, "backend": self.settings.backend}
         job["done"] = len(found) - len(missing)
-        on.spread(_JOB, job, f"choose-{self.spec().digest}", self.label, most=len(missing))
+        on.spread(_JOB, job, f"choose-{self.spec().digest}", self.label, most=len(missing), memory=weight_bytes(self.start.path, 4))
         require_whole(files, self.label)
         tokens_V = pc.list_value_length(pq.read_table(rows, columns=["real_ids"])["real_ids"]).to_numpy().astype(np.int64)
         weighed = weigh(found, np.stack([pq.read_table(file)["real_logp"].to_numpy() for file in files]), tokens_V)

@@ -93,7 +93,7 @@ class Campaign:
                     continue
         return found
 
-    def end(self, timeout_s: float = 600.0) -> int:
+    def end(self, timeout_s: float = 600.0, orphans_s: float = 15.0) -> int:
         """Waits for the run's end: no orphans, no traceback, and one line that says what was wrong."""
         assert self.run is not None
         deadline = time.monotonic() + timeout_s
@@ -102,7 +102,7 @@ class Campaign:
             time.sleep(0.2)
         self.watch()
         status = self.run.returncode
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + orphans_s
         while left := [pid for pid in self.left() if command_line(pid)]:
             assert time.monotonic() < deadline, f"orphans: {[command_line(pid) for pid in left]}"
             time.sleep(0.1)

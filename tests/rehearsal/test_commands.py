@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,6 +41,7 @@ EXAMPLES: dict[str, Any] = {
 PARSE = """
 import json, sys
 from types import SimpleNamespace
+from vllm.config import ParallelConfig
 from vllm.engine import arg_utils
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
@@ -59,6 +62,7 @@ print(json.dumps({
     "engines": [{key: str(value) for key, value in vars(engine).items()} for engine in engines],
     "defaults": defaults,
     "known": sorted(action.dest for action in parser._actions),
+    "takes_a_group": "placement_group" in ParallelConfig.__dataclass_fields__ and hasattr(EngineArgs, "create_engine_config"),
 }))
 """
 
@@ -81,8 +85,8 @@ def starts(folder: Path, recipe: Recipe) -> list[Callable[[Ended], Engine]]:
     return EnginePool(Store(folder / "home"))._starts(sampler)
 
 
-def engines_of(folder: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> list[Launched]:
-    """Every engine that the pool would start for this recipe on this machine, each stopped where its process would begin."""
+def stopped(monkeypatch: pytest.MonkeyPatch) -> list[Launched]:
+    """What is launched from now on; it ends where its process would begin."""
     launched: list[Launched] = []
 
     def spawn(command: list[str], log: Path, env: dict[str, str], *, fds: tuple[int, ...]) -> None:
@@ -90,10 +94,38 @@ def engines_of(folder: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) ->
         raise KeyboardInterrupt
 
     monkeypatch.setattr(process, "spawn", spawn)
+    return launched
+
+
+def engines_of(folder: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> list[Launched]:
+    """Every engine that the pool would start for this recipe on this machine."""
+    launched = stopped(monkeypatch)
     for start in starts(folder, recipe):
         with pytest.raises(KeyboardInterrupt):
             start(devices.never)
     return launched
+
+
+def over_nodes(folder: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Launched:
+    """The engine that a cluster would start for this recipe on the node of its first GPU."""
+    pytest.importorskip("ray", reason="Ray is not installed")
+    from ray._raylet import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup
+
+    from spin_core.cluster import wide
+
+    launched = stopped(monkeypatch)
+    monkeypatch.setattr(devices, "_lent", True)
+    monkeypatch.setattr(wide, "installed", lambda: "vllm")
+    monkeypatch.setattr(wide.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="head:6379"))
+    group = PlacementGroup(PlacementGroupID.from_random())
+    sampler = Sampler(Ref("model", "0" * 24, folder), recipe.generation, recipe.data.max_prompt_tokens)
+    with pytest.raises(KeyboardInterrupt):
+        wide.wide_engine(group, sampler, folder / "log", 0, 1)
+    ((_, env, fds),) = launched
+    assert (env["RAY_ADDRESS"], env["CUDA_VISIBLE_DEVICES"], fds) == ("head:6379", "", ())
+    assert pickle.loads(bytes.fromhex(env[wide.GROUP])) == group
+    return launched[0]
 
 
 @needs_vllm
@@ -109,6 +141,8 @@ def test_vllm_understands_its_command_on_every_machine(tmp_path: Path, monkeypat
     for name, (count, card, generation) in machines.items():
         on_machine(tmp_path / name, monkeypatch, count, card)
         launched[name] = engines_of(tmp_path / name, make_recipe(**generation), monkeypatch)
+    on_machine(tmp_path / "wide", monkeypatch, 8)
+    launched["wide"] = [over_nodes(tmp_path / "wide", make_recipe(tensor_parallel=16), monkeypatch)]
     numbers = [str(FIRST + i) for i in range(8)]
     assert [env["CUDA_VISIBLE_DEVICES"] for _, env, _ in launched["eight"]] == numbers
     assert [env["CUDA_VISIBLE_DEVICES"] for _, env, _ in launched["pairs"]] == ["80,81", "82,83", "84,85", "86,87"]
@@ -118,7 +152,8 @@ def test_vllm_understands_its_command_on_every_machine(tmp_path: Path, monkeypat
 
     cards = [H100, A100, RTX, B200]
     commands = [command for engines in launched.values() for command, _, _ in engines]
-    assert all(command[1:3] == ["-m", "vllm.entrypoints.openai.api_server"] for command in commands)
+    modules = [command[2] for command in commands]
+    assert modules == ["vllm.entrypoints.openai.api_server"] * (len(commands) - 1) + ["spin_core.cluster.wide"]
     asked = {"commands": [command[3:] for command in commands], "cards": [(name, mib * 2**20) for name, mib in cards]}
     done = subprocess.run([sys.executable, "-c", PARSE], input=json.dumps(asked), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -134,6 +169,7 @@ def test_vllm_understands_its_command_on_every_machine(tmp_path: Path, monkeypat
     check("one", tensor_parallel_size="1", gpu_memory_utilization="0.9", dtype="auto", max_num_seqs="1024", max_num_batched_tokens="16384")
     check("eight", tensor_parallel_size="1", gpu_memory_utilization="0.5", max_num_seqs="1024", max_num_batched_tokens="16384")
     check("pairs", tensor_parallel_size="2", max_num_seqs="256", max_num_batched_tokens="8192")
+    check("wide", tensor_parallel_size="16", distributed_executor_backend="ray", max_num_seqs="1024", max_num_batched_tokens="16384")
     check("examples", max_num_seqs="512", enforce_eager="True", enable_prefix_caching="False", cudagraph_capture_sizes="[1, 2, 4]")
     check("examples", cpu_offload_gb="1.5", kv_cache_memory_bytes="None")
     assert "FLASH_ATTN" in found["examples"][0]["attention_backend"]
@@ -142,6 +178,7 @@ def test_vllm_understands_its_command_on_every_machine(tmp_path: Path, monkeypat
     ours = [vllm_server.batch([devices.Device("0", "0", 0, mib * 2**20, name)], make_recipe().generation) for name, mib in cards]
     assert [list(pair) for pair in ours] == answer["defaults"]  # of vLLM's offline class, for that card
     assert set(answer["known"]) >= PASSED, "vLLM does not know them any more"
+    assert answer["takes_a_group"], "an engine over several nodes would make a group of its own, for which no GPU is left"
 
 
 def test_rows_in_flight_follow_the_batch() -> None:

@@ -25,7 +25,8 @@ class Nodes:
         from ray.cluster_utils import Cluster
 
         self._mark = mark
-        self._ray = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0, "include_dashboard": False})
+        self._head = {"num_cpus": 1, "num_gpus": 0, "include_dashboard": False}
+        self._ray = Cluster(initialize_head=True, head_node_args=self._head)
         self.nodes: list[Any] = [self.add() for _ in range(count)]
 
     @property
@@ -37,13 +38,26 @@ class Nodes:
         """One more node."""
         return self._ray.add_node(num_cpus=1, num_gpus=1)
 
+    def restart_head(self) -> None:
+        """As when its machine starts again, at the same address: the new one knows of nothing. Its nodes end by themselves."""
+        port = int(self.address.rpartition(":")[2])
+        self._ray.remove_node(self._ray.head_node, allow_graceful=False)
+        self._ray.add_node(**self._head, gcs_server_port=port)
+        for node in self.nodes:
+            wait_until(lambda node=node: node.all_processes["raylet"][0].process.poll() is not None, 90)
+            self.kill_node(node)
+
     def replace(self) -> None:
         """A new node for each that was killed."""
         self.nodes = [node if node in self._ray.worker_nodes else self.add() for node in self.nodes]
 
     def kill(self, pid: int) -> None:
         """The node that a process runs on, as when its machine loses power: SIGKILL for its raylet, and nothing is told to anybody."""
-        self.kill_node(next(node for node in self.nodes if _raylet(node) in ancestors(pid)))
+        self.kill_node(self.of(pid))
+
+    def of(self, pid: int) -> Any:
+        """The node that a process runs on."""
+        return next(node for node in self.nodes if _raylet(node) in ancestors(pid))
 
     def kill_node(self, node: Any) -> None:
         self._ray.remove_node(node, allow_graceful=False)
@@ -81,15 +95,16 @@ def _raylet(node: Any) -> int:
 
 
 @contextmanager
-def three_nodes() -> Iterator[Nodes]:
+def cluster_of(count: int) -> Iterator[Nodes]:
     """Skips where Ray is not installed."""
     pytest.importorskip("ray", reason="Ray is not installed")
     with pytest.MonkeyPatch.context() as patch:
         mark = uuid4().hex
         patch.setenv(_MARK, mark)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_raylet_start_wait_time_s", "120")  # of a busy machine
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", "")))))
-        nodes = Nodes(3, mark)
+        nodes = Nodes(count, mark)
         try:
             yield nodes
         finally:

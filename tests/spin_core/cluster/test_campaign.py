@@ -1,4 +1,4 @@
-"""A whole campaign on three nodes, of which one is killed while it samples, one while it scores and one while it trains."""
+"""A whole campaign on three nodes: one is killed while it samples, scores, trains, and writes what it trained; the head is started anew."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.campaign import Campaign, command_line
-from tests.spin_core.cluster.nodes import Nodes, three_nodes
+from tests.spin_core.cluster.nodes import Nodes, cluster_of, wait_until
 
 DEADLINE_S = 1500.0
 
@@ -32,22 +32,50 @@ class OnNodes(Campaign):
         return [pid for pid in self._nodes.pids() if "-m spin_core." in command_line(pid) or "ray::Host" in command_line(pid)]
 
 
+def working(campaign: Campaign, module: str) -> list[int]:
+    """The children that do the work, without what launches them."""
+    return [pid for pid in campaign.pids(f"-m spin_core.{module}") if "accelerate" not in command_line(pid)]
+
+
+@pytest.mark.long
+def test_a_head_that_is_started_anew(tmp_path: Path, tiny_model: Path) -> None:
+    """If it fails, a run on a cluster that knows nothing of it hangs, or ends in Ray's stack trace, or what it did is lost."""
+    with cluster_of(3) as nodes:
+        campaign = OnNodes(tmp_path, tiny_model, nodes)
+        campaign.start()
+        wait_until(
+            lambda: [*campaign.home.glob("artifacts/shard/*/MANIFEST.json")] and working(campaign, "generation.transformers_engine"), 300
+        )
+        campaign.watch()
+        done = len(campaign.done)
+        nodes.restart_head()
+        assert campaign.end(90.0, 90.0) == 1
+        assert [line for line in campaign.output().splitlines() if "rror" in line] == [
+            f"error: the cluster's head at {nodes.address} was started anew; start the head and the nodes, and run again to continue"
+        ]
+        nodes.replace()
+        campaign.start()
+        assert campaign.end() == 0, campaign.output()
+        campaign.check()
+        assert len(campaign.done) > done > 0
+
+
 @pytest.mark.long
 def test_a_campaign_that_loses_nodes(tmp_path: Path, tiny_model: Path) -> None:
     """If it fails, a machine that goes costs more than what it had in hand."""
-    with three_nodes() as nodes:
+    with cluster_of(3) as nodes:
         campaign = OnNodes(tmp_path, tiny_model, nodes)
-        kills = ["generation.transformers_engine", "scoring.job", "training.job"]
+        kills = [("generation.transformers_engine", ""), ("scoring.job", "")]
+        kills += [("training.job", "work/*/ddp/checkpoint-*"), ("training.job", ".staging/model-*/*.safetensors")]  # the last: at commit
         deadline = time.monotonic() + DEADLINE_S
         campaign.start()
         while campaign.running():
             assert time.monotonic() < deadline, f"the run hangs:\n{campaign.output()}"
-            found = [pid for pid in campaign.pids(f"-m spin_core.{kills[0]}") if "accelerate" not in command_line(pid)] if kills else []
-            if found and (kills[0] != "training.job" or [*campaign.home.glob("work/*/ddp/checkpoint-*")]):
-                print(f"kills the node of {kills.pop(0)}")
+            if kills and (not kills[0][1] or [*campaign.home.glob(kills[0][1])]) and (found := working(campaign, kills[0][0])):
                 nodes.kill(found[-1])
+                print(f"killed the node of {kills.pop(0)}")
                 nodes.replace()
-            time.sleep(0.05)
+            time.sleep(0.005)
         assert campaign.end() == 0, campaign.output()
         assert not kills, f"never came to happen: {kills}"
         campaign.check()

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from spin_core.cluster import machine as machine_module
+from spin_core.cluster import room
 from spin_core.cluster.join import joined
 from spin_core.encoding.ends import Ends
 from spin_core.generation.engine import Answer, OnAnswer, Prompt, Sampler
@@ -22,7 +24,7 @@ from spin_core.runtime import progress
 from spin_core.runtime.errors import BadInput, ChildCrash, SpinflowError
 from spin_core.runtime.machine import Child, Place
 from spin_core.store import Ref, Store
-from tests.spin_core.cluster.nodes import Nodes, three_nodes, wait_until
+from tests.spin_core.cluster.nodes import Nodes, cluster_of, wait_until
 
 MODULE = "tests.spin_core.cluster.light"
 ENDS = Ends([1], ["</s>"], 1)
@@ -30,7 +32,7 @@ ENDS = Ends([1], ["</s>"], 1)
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
-    with three_nodes() as found:
+    with cluster_of(3) as found:
         yield found
 
 
@@ -132,9 +134,12 @@ class Slow:
 def test_a_lost_node_costs_its_shards_and_a_new_one_is_used(nodes: Nodes, machine: Any, tmp_path: Path) -> None:
     """Every shard is answered exactly once, whatever happens to the nodes meanwhile."""
     machine._make_engine = Slow
-    sampler = Sampler(Ref("model", "a", tmp_path), GenerationSettings(engine="transformers"), 8)
+    sampler = sampler_of(tmp_path)
     used: Counter[str] = Counter()
     lost = threading.Event()
+
+    def enough() -> bool:
+        return lost.is_set() and len(used) == 4  # the new node, too
 
     def shard(number: int) -> int:
         for _ in range(4):
@@ -147,15 +152,80 @@ def test_a_lost_node_costs_its_shards_and_a_new_one_is_used(nodes: Nodes, machin
                 lost.set()
         raise AssertionError(f"shard {number} was tried four times")
 
-    with EnginePool(Store(tmp_path / "home"), machine.starts) as pool, ThreadPoolExecutor(40) as threads:
-        futures = [threads.submit(shard, number) for number in range(54)]
+    def work(first: int) -> list[tuple[int, int]]:
+        done, number = [(first, shard(first))], first
+        while not enough() and time.monotonic() < deadline:
+            number += 12
+            done.append((number, shard(number)))
+        return done
+
+    deadline = time.monotonic() + 120
+    with EnginePool(Store(tmp_path / "home"), machine.starts) as pool, ThreadPoolExecutor(12) as threads:
+        futures = [threads.submit(work, number) for number in range(12)]
         wait_until(lambda: len(used) == 3)
         time.sleep(0.3)  # each has its next shards in hand
         nodes.kill_node(nodes.nodes[0])
         nodes.replace()
-        assert [future.result() for future in futures] == list(range(54))
-    assert lost.is_set()
-    assert len(used) == 4  # the new node, too
+        answered = [pair for future in futures for pair in future.result()]
+    assert enough()
+    assert all(asked == answer for asked, answer in answered)
+    assert sum(used.values()) == len(answered)
+
+
+def sampler_of(folder: Path, **settings: Any) -> Sampler:
+    return Sampler(Ref("model", "a", folder), GenerationSettings(engine="transformers", **settings), 8)
+
+
+def free(what: str) -> float:
+    """Of a resource, over all nodes."""
+    import ray
+
+    return float(ray.available_resources().get(what, 0.0))
+
+
+def slow_over_nodes(group: Any, *args: Any) -> Slow:
+    """In place of vLLM's server: it knows nothing of the group that it is in."""
+    assert len(group.bundle_specs) == 2
+    return Slow(*args)
+
+
+def test_an_engine_takes_memory_and_gpus_of_several_nodes(machine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it fails, engines are started where they cannot be, wait for ever for what no node has, or keep what they had."""
+    machine._make_engine, machine._make_wide = Slow, slow_over_nodes
+    gpus = wait_until(lambda: free("GPU") == 3 and 3)
+    memory = free("memory")
+    with EnginePool(Store(tmp_path / "home"), machine.starts) as pool:
+        with pool.lease(sampler_of(tmp_path), 1):
+            wait_until(lambda: free("memory") <= memory - 2**30)
+        with pool.lease(sampler_of(tmp_path, tensor_parallel=2), 1):
+            wait_until(lambda: free("GPU") == gpus - 2)  # one engine; for another there is no room
+            assert sum(seat.engine is not None for seat in pool._seats) == 1
+    wait_until(lambda: (free("GPU"), free("memory")) == (gpus, memory))
+
+    monkeypatch.setattr(room, "_HOPE_S", 1.0)
+    monkeypatch.setattr(machine_module, "engine_memory", lambda *args: 2**50)
+    sampler = sampler_of(tmp_path, seed=2)
+    told = r"an engine needs 1 GPU and 1048576.0 GiB of memory, and no node has: .*; add a node"
+    with EnginePool(Store(tmp_path / "home"), machine.starts) as pool, pytest.raises(SpinflowError, match=told), pool.lease(sampler, 1):
+        pass
+
+
+@pytest.mark.long
+def test_an_engine_over_two_nodes_loses_one(nodes: Nodes, machine: Any, tmp_path: Path) -> None:
+    """It starts again over those that are left, and while there are too few it waits for another."""
+    machine._make_wide = slow_over_nodes
+    sampler = sampler_of(tmp_path, tensor_parallel=2)
+    with EnginePool(Store(tmp_path / "home"), machine.starts) as pool:
+        with pool.lease(sampler, 1) as engine:
+            first = engine.node
+        nodes.kill_node(next(node for node in nodes.nodes if node.node_id == first))
+        with pool.lease(sampler, 1) as engine:
+            second = engine.node
+            assert engine.sample([Prompt([1], 7)], ENDS, lambda done, new: None)[0].ids == [7]
+        nodes.kill_node(next(node for node in nodes.nodes if node.node_id == second))
+        nodes.replace()
+        with pool.lease(sampler, 1) as engine:
+            assert engine.node not in {first, second}
 
 
 def test_who_names_no_cluster_and_who_names_one_that_is_not_there(tmp_path: Path) -> None:
