@@ -121,7 +121,7 @@ class GenerationSettings(Group):
     engine: Literal["vllm", "endpoint", "transformers"] = "vllm"
     """vllm: local vLLM servers, one a GPU group; endpoint: vLLM servers that run elsewhere; transformers: no extra install, slow."""
     tensor_parallel: Annotated[int, Speed] = Field(1, ge=1)
-    """GPUs an engine spans; as many engines are started as the visible GPUs allow. Not for `endpoint`."""
+    """GPUs an engine spans, on a cluster also those of several nodes; as many engines are started as the GPUs allow. Not for `endpoint`."""
     gpu_memory: Annotated[float, Speed] = Field(0.9, ge=0.1, le=1.0)
     """Share of each GPU's memory that a local vLLM engine takes; as much must be free when it starts."""
     engine_args: Annotated[dict[str, Any], Speed] = Field({})
