@@ -55,7 +55,7 @@ def test_a_head_that_is_started_anew(tmp_path: Path, tiny_model: Path) -> None:
         ]
         nodes.replace()
         campaign.start()
-        assert campaign.end() == 0, campaign.output()
+        assert campaign.end(DEADLINE_S) == 0, campaign.output()
         campaign.check()
         assert len(campaign.done) > done > 0
 
