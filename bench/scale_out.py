@@ -1,14 +1,15 @@
-"""How sampling scales over a cluster: engines that answer at 1,000 tokens/s each, on 1, 8 and 64 GPUs that only Ray's scheduler knows.
+"""How sampling scales over a cluster: engines that answer at a rate, on 1, 8 and 64 GPUs that only Ray's scheduler knows.
 
-    python -m bench.scale_out                                          # 100,000 rows at 64; about ten minutes
-    python -m bench.scale_out --gpus 64 --shard-rows 64 --rate 10000   # the default shards, engines as fast as a large card
+    python -m bench.scale_out                        # the runs of `_RUNS`, about twelve minutes
+    python -m bench.scale_out --run 64 1563 16 1000  # GPUs, rows a GPU, rows a shard, tokens/s of an engine
 
-100 tokens a row, 16 rows a shard: small ones, so that there are many. Shards, pool, store, Ray and the run's progress file are the
-real ones; the engines only wait, and tell each answer when it is due. Prefect's part is measured by `bench.orchestration`.
+100 tokens a row. Shards, pool, store, Ray and the run's progress file are the real ones; the engines only wait, and tell each answer
+when it is due. Prefect's part of a shard is measured by `bench.orchestration`.
 
-What limits: each shard costs the flow's one process some milliseconds of CPU, whatever its rows, and each answer some microseconds, so
-`flow_cpu_ms_a_shard` says how many shards/s there can be, and rows a shard how many rows/s. Flow, Ray and all engines share this
-machine's cores here; of the engines' processes, `hosts_idle_cpu` is what Ray's own take while they have nothing to do (cores).
+What limits: each shard costs the flow's one process some milliseconds of CPU, whatever its rows (`flow_cpu_ms_a_shard`), so one core
+hands out a few hundred shards/s; 16 rows a shard, where the default is 64, are there to have many. And the last round: a GPU without
+a shard waits for those that have one, so a GPU should get 20 shards or more. Flow, Ray and all engines share this machine's cores
+here; `hosts_idle_cpu` is how many of them Ray's own part of the engines' processes takes while these have nothing to do.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,30 @@ _RATE = "BENCH_RATE"  # tokens/s of an engine
 _SHARDS_IN_FLIGHT = 256
 _IDLE_S = 5.0
 _MARK = "@result "
+
+
+@dataclass(frozen=True)
+class Run:
+    """One measurement."""
+
+    gpus: int
+    rows_a_gpu: int
+    shard_rows: int
+    rate: float  # tokens/s of an engine
+
+    @property
+    def rows(self) -> int:
+        """Of all GPUs."""
+        return self.gpus * self.rows_a_gpu
+
+
+_RUNS = (
+    Run(1, 640, 16, 1000),
+    Run(8, 640, 16, 1000),
+    Run(64, 1563, 16, 1000),  # 100,000 rows
+    Run(64, 1563, 64, 1000),  # the default shards
+    Run(64, 15_625, 64, 10_000),  # a million rows on engines as fast as a large card's
+)
 
 
 class Paced:
@@ -98,7 +124,7 @@ def _busy_s() -> float:
     return (user + nice + system + interrupt + soft + steal) / os.sysconf("SC_CLK_TCK")
 
 
-def child(home: Path, gpus: int, rows: int, shard_rows: int, rate: float) -> dict[str, Any]:
+def child(home: Path, run: Run) -> dict[str, Any]:
     """One stage of shards on a cluster of one node with so many GPUs."""
     from ray.cluster_utils import Cluster
 
@@ -112,13 +138,14 @@ def child(home: Path, gpus: int, rows: int, shard_rows: int, rate: float) -> dic
     from spin_core.store import Store
     from tests.tiny import make_encoded
 
-    os.environ[_RATE] = str(rate)
+    os.environ[_RATE] = str(run.rate)
     store = Store(home)
-    generation = {"engine": "transformers", "shard_rows": shard_rows, "max_new_tokens": _TOKENS}
+    generation = {"engine": "transformers", "shard_rows": run.shard_rows, "max_new_tokens": _TOKENS}
     recipe = Recipe.model_validate({"name": "b", "model": {"name": "m"}, "data": {"name": "demo"}, "generation": generation})
-    model, encoded = make_encoded(store, rows)
+    model, encoded = make_encoded(store, run.rows)
     listen(Board(home).note)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": gpus, "memory": 2**40, "include_dashboard": False})
+    node = {"num_cpus": 1, "num_gpus": run.gpus, "memory": 2**40, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
     try:
         with joined(store, cluster.address) as machine:
             assert machine is not None
@@ -126,54 +153,61 @@ def child(home: Path, gpus: int, rows: int, shard_rows: int, rate: float) -> dic
             with EnginePool(store, machine.starts) as pool, ThreadPoolExecutor(_SHARDS_IN_FLIGHT) as threads:
                 plans, on = shards(recipe, model, encoded, "train", "bench"), Launcher(store, "b", pool, machine)
                 with pool.lease(plans[0].sampler, 1):
-                    while sum(seat.engine is not None for seat in pool._seats) < gpus:
+                    while sum(seat.engine is not None for seat in pool._seats) < run.gpus:
                         time.sleep(0.1)
                 usage = Usage()
                 time.sleep(_IDLE_S)
                 idle, usage, started = usage.read()["hosts"] / _IDLE_S, Usage(), time.perf_counter()
                 made = list(threads.map(on.build, plans))
                 took, cpu = time.perf_counter() - started, usage.read()
-            assert sum(ref.facts["rows"] for ref in made) == rows
+            assert sum(ref.facts["rows"] for ref in made) == run.rows
     finally:
         cluster.shutdown()
-    found = {"gpus": gpus, "rows": rows, "shards": len(plans), "shard_rows": shard_rows, "tokens_per_s_a_gpu": rate, "seconds": took}
-    found |= {"efficiency": rows * _TOKENS / rate / gpus / took, "rows_per_s": rows / took, "hosts_idle_cpu": idle}
+    perfect = run.rows_a_gpu * _TOKENS / run.rate
+    found = asdict(run) | {
+        "rows": run.rows,
+        "shards": len(plans),
+        "seconds": took,
+        "efficiency": perfect / took,
+        "rows_per_s": run.rows / took,
+    }
     found |= {f"{name}_cpu_seconds": seconds for name, seconds in cpu.items()}
-    found |= {"flow_cpu_ms_a_shard": 1000 * cpu["flow"] / len(plans), "flow_peak_bytes": peak_rss()}
-    return found | {"million_rows_s": 1e6 / rows * took, "million_rows_flow_cpu_s": 1e6 / rows * cpu["flow"]}
+    found |= {"flow_cpu_ms_a_shard": 1000 * cpu["flow"] / len(plans), "flow_peak_bytes": peak_rss(), "hosts_idle_cpu": idle}
+    return found | {"million_rows_seconds": 1e6 / run.rows * took, "million_rows_flow_cpu_seconds": 1e6 / run.rows * cpu["flow"]}
+
+
+def measure(run: Run) -> dict[str, Any]:
+    """The same in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="bench-scale-out-") as folder:
+        command = [sys.executable, "-m", "bench.scale_out", "--child", str(Path(folder) / "home")]
+        words = ["--run", *(str(value) for value in asdict(run).values())]
+        env = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+        done = subprocess.run([*command, *words], stdout=subprocess.PIPE, text=True, check=True, env=env)
+    line = next(line for line in done.stdout.splitlines() if line.startswith(_MARK))
+    found: dict[str, Any] = json.loads(line[len(_MARK) :])
+    return {key: round(value, 3) if isinstance(value, float) else value for key, value in found.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64])
-    parser.add_argument("--rows-a-gpu", type=int, default=1563)
-    parser.add_argument("--shard-rows", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=1000.0, help="tokens/s of an engine")
+    parser.add_argument("--run", type=float, nargs=4, metavar=("GPUS", "ROWS_A_GPU", "SHARD_ROWS", "RATE"), help="only this")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    runs = (Run(*map(int, options.run[:3]), options.run[3]),) if options.run else _RUNS
     if options.child:
-        gpus = options.gpus[0]
-        found = child(options.child, gpus, gpus * options.rows_a_gpu, options.shard_rows, options.rate)
-        print(_MARK + json.dumps({key: round(value, 3) if isinstance(value, float) else value for key, value in found.items()}), flush=True)
+        print(_MARK + json.dumps(child(options.child, *runs)), flush=True)
         return
-    runs = []
-    for gpus in options.gpus:
-        words = {"gpus": gpus, "rows-a-gpu": options.rows_a_gpu, "shard-rows": options.shard_rows, "rate": options.rate}
-        with tempfile.TemporaryDirectory(prefix="bench-scale-out-") as folder:
-            command = [sys.executable, "-m", "bench.scale_out", "--child", str(Path(folder) / "home")]
-            command += [word for name, value in words.items() for word in (f"--{name}", str(value))]
-            env = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=env)
-        line = next(line for line in done.stdout.splitlines() if line.startswith(_MARK))
-        runs.append(one := json.loads(line[len(_MARK) :]))
-        print(f"{gpus} GPUs: {one['rows']:,} rows in {one['seconds']:.1f} s, {one['efficiency']:.1%} of perfect scaling", flush=True)
+    found = []
+    for run in runs:
+        found.append(one := {"load_before": os.getloadavg()[0]} | measure(run))
+        what = f"{run.gpus} GPUs at {run.rate:,.0f} tokens/s, {run.shard_rows} rows a shard"
+        print(f"{what}: {run.rows:,} rows in {one['seconds']:.1f} s, {one['efficiency']:.1%} of perfect scaling", flush=True)
     result = {
         "bench": "scale_out",
         "device": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "versions": {name: version(name) for name in ("ray", "pyarrow")},
         "commit": commit(),
-        "load_before": os.getloadavg()[0],
-        "runs": runs,
+        "runs": found,
     }
     print(json.dumps(result))
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ class Spec:
     params: Mapping[str, Any]
     parents: tuple[Ref, ...] = ()
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """24 hex digits over kind, version, parameters and parents."""
         content = {
