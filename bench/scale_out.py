@@ -1,10 +1,10 @@
 """How sampling scales over a cluster: engines that answer at a rate, on 1, 8 and 64 GPUs that only Ray's scheduler knows.
 
     python -m bench.scale_out                        # the runs of `_RUNS`, about twelve minutes
-    python -m bench.scale_out --run 64 1563 16 1000  # GPUs, rows a GPU, rows a shard, tokens/s of an engine
+    python -m bench.scale_out --run 64 1563 16 1000  # GPUs, rows a GPU, rows a shard, tokens/s of an engine; --prefect
 
 100 tokens a row. Shards, pool, store, Ray and the run's progress file are the real ones; the engines only wait, and tell each answer
-when it is due. Prefect's part of a shard is measured by `bench.orchestration`.
+when it is due. With `prefect` each shard is a task as well, with Prefect's own server on a fresh database.
 
 What limits: each shard costs the flow's one process some milliseconds of CPU, whatever its rows (`flow_cpu_ms_a_shard`), so one core
 hands out a few hundred shards/s; 16 rows a shard, where the default is 64, are there to have many. And the last round: a GPU without
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -30,16 +31,31 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+
 from bench.commit import commit
+from flows.session import SHARDS_IN_FLIGHT, Session
+from spin_core.campaign.ledger import Ledger
 from spin_core.encoding.ends import Ends
 from spin_core.generation.engine import Answer, OnAnswer, Prompt, Sampler
+from spin_core.generation.pool import EnginePool
+from spin_core.generation.stage import Shard, shards
+from spin_core.recipe import Recipe
+from spin_core.runtime.launcher import Launcher
 from spin_core.runtime.process import descendants, peak_rss
+from spin_core.store import Ref, Store
 
 _TOKENS = 100  # of an answer
 _RATE = "BENCH_RATE"  # tokens/s of an engine
-_SHARDS_IN_FLIGHT = 256
 _IDLE_S = 5.0
 _MARK = "@result "
+_PREFECT = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +66,7 @@ class Run:
     rows_a_gpu: int
     shard_rows: int
     rate: float  # tokens/s of an engine
+    prefect: bool = False  # whether shards are tasks of a flow, as in `spinflow run`, or the launcher's alone
 
     @property
     def rows(self) -> int:
@@ -61,8 +78,8 @@ _RUNS = (
     Run(1, 640, 16, 1000),
     Run(8, 640, 16, 1000),
     Run(64, 1563, 16, 1000),  # 100,000 rows
-    Run(64, 1563, 64, 1000),  # the default shards
-    Run(64, 15_625, 64, 10_000),  # a million rows on engines as fast as a large card's
+    Run(64, 1563, 64, 1000, prefect=True),  # the default shards
+    Run(64, 15_625, 512, 10_000, prefect=True),  # a million rows on engines as fast as a large card's
 )
 
 
@@ -99,8 +116,8 @@ class Usage:
         self._before, self._machine_before, self._since = _cpu_by_pid(), _busy_s(), time.perf_counter()
 
     def read(self) -> dict[str, float]:
-        """`flow`, `scheduler` (Ray's own daemons), `hosts` (the engines' processes); `others` are the machine's other processes."""
-        found = dict.fromkeys(("flow", "scheduler", "hosts", "others"), 0.0)
+        """`flow`, `server` (Prefect's), `scheduler` (Ray's daemons), `hosts` (the engines' processes); `others` are not this bench's."""
+        found = dict.fromkeys(("flow", "server", "scheduler", "hosts", "others"), 0.0)
         for pid, (what, seconds) in _cpu_by_pid().items():
             found[what] += seconds - self._before.get(pid, ("", 0.0))[1]
         found["others"] = max(0.0, _busy_s() - self._machine_before - sum(found.values()))
@@ -112,9 +129,10 @@ def _cpu_by_pid() -> dict[int, tuple[str, float]]:
     for pid in (os.getpid(), *descendants(os.getpid())):
         try:
             head, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+            words = Path(f"/proc/{pid}/cmdline").read_text()
         except OSError:
             continue
-        what = "flow" if pid == os.getpid() else "hosts" if "ray::Host" in head else "scheduler"
+        what = "flow" if pid == os.getpid() else "hosts" if "ray::Host" in head else "server" if "prefect.server" in words else "scheduler"
         found[pid] = what, sum(map(int, rest.split()[11:13])) / ticks
     return found
 
@@ -129,13 +147,8 @@ def child(home: Path, run: Run) -> dict[str, Any]:
     from ray.cluster_utils import Cluster
 
     from spin_core.cluster.join import joined
-    from spin_core.generation.pool import EnginePool
-    from spin_core.generation.stage import shards
-    from spin_core.recipe import Recipe
     from spin_core.runtime.board import Board
-    from spin_core.runtime.launcher import Launcher
     from spin_core.runtime.progress import listen
-    from spin_core.store import Store
     from tests.tiny import make_encoded
 
     os.environ[_RATE] = str(run.rate)
@@ -150,16 +163,15 @@ def child(home: Path, run: Run) -> dict[str, Any]:
         with joined(store, cluster.address) as machine:
             assert machine is not None
             machine._make_engine = Paced
-            with EnginePool(store, machine.starts) as pool, ThreadPoolExecutor(_SHARDS_IN_FLIGHT) as threads:
-                plans, on = shards(recipe, model, encoded, "train", "bench"), Launcher(store, "b", pool, machine)
+            with EnginePool(store, machine.starts) as pool:
+                plans = shards(recipe, model, encoded, "train", "bench")
                 with pool.lease(plans[0].sampler, 1):
                     while sum(seat.engine is not None for seat in pool._seats) < run.gpus:
                         time.sleep(0.1)
                 usage = Usage()
                 time.sleep(_IDLE_S)
-                idle, usage, started = usage.read()["hosts"] / _IDLE_S, Usage(), time.perf_counter()
-                made = list(threads.map(on.build, plans))
-                took, cpu = time.perf_counter() - started, usage.read()
+                idle = usage.read()["hosts"] / _IDLE_S
+                made, took, cpu = (_by_a_flow if run.prefect else _by_threads)(recipe, Launcher(store, "b", pool, machine), plans)
             assert sum(ref.facts["rows"] for ref in made) == run.rows
     finally:
         cluster.shutdown()
@@ -176,12 +188,35 @@ def child(home: Path, run: Run) -> dict[str, Any]:
     return found | {"million_rows_seconds": 1e6 / run.rows * took, "million_rows_flow_cpu_seconds": 1e6 / run.rows * cpu["flow"]}
 
 
+Made = tuple[Sequence[Ref], float, dict[str, float]]  # the shards, seconds, CPU seconds
+
+
+def _by_threads(recipe: Recipe, on: Launcher, plans: Sequence[Shard]) -> Made:
+    with ThreadPoolExecutor(SHARDS_IN_FLIGHT) as threads:
+        usage, started = Usage(), time.perf_counter()
+        made = list(threads.map(on.build, plans))
+        return made, time.perf_counter() - started, usage.read()
+
+
+def _by_a_flow(recipe: Recipe, on: Launcher, plans: Sequence[Shard]) -> Made:
+    for logger in (logging.getLogger(), logging.getLogger("prefect")):
+        logger.handlers.clear()  # `spinflow run` sends them to a file
+
+    @flow(task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_IN_FLIGHT), persist_result=False)
+    def stage() -> Made:
+        usage, started = Usage(), time.perf_counter()
+        made = Session(on.store, recipe, recipe, Ledger(on.store, recipe.name), on).sample("train_shards", plans)
+        return made, time.perf_counter() - started, usage.read()
+
+    return stage()
+
+
 def measure(run: Run) -> dict[str, Any]:
     """The same in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="bench-scale-out-") as folder:
         command = [sys.executable, "-m", "bench.scale_out", "--child", str(Path(folder) / "home")]
-        words = ["--run", *(str(value) for value in asdict(run).values())]
-        env = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+        words = ["--run", *map(str, (run.gpus, run.rows_a_gpu, run.shard_rows, run.rate)), *(["--prefect"] if run.prefect else [])]
+        env = os.environ | _PREFECT | {"PREFECT_HOME": str(Path(folder) / "prefect"), "RAY_USAGE_STATS_ENABLED": "0"}
         done = subprocess.run([*command, *words], stdout=subprocess.PIPE, text=True, check=True, env=env)
     line = next(line for line in done.stdout.splitlines() if line.startswith(_MARK))
     found: dict[str, Any] = json.loads(line[len(_MARK) :])
@@ -191,21 +226,22 @@ def measure(run: Run) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=float, nargs=4, metavar=("GPUS", "ROWS_A_GPU", "SHARD_ROWS", "RATE"), help="only this")
+    parser.add_argument("--prefect", action="store_true", help="that run as a flow")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    runs = (Run(*map(int, options.run[:3]), options.run[3]),) if options.run else _RUNS
+    runs = (Run(*map(int, options.run[:3]), options.run[3], options.prefect),) if options.run else _RUNS
     if options.child:
         print(_MARK + json.dumps(child(options.child, *runs)), flush=True)
         return
     found = []
     for run in runs:
         found.append(one := {"load_before": os.getloadavg()[0]} | measure(run))
-        what = f"{run.gpus} GPUs at {run.rate:,.0f} tokens/s, {run.shard_rows} rows a shard"
+        what = f"{run.gpus} GPUs at {run.rate:,.0f} tokens/s, {run.shard_rows} rows a shard{', as a flow' * run.prefect}"
         print(f"{what}: {run.rows:,} rows in {one['seconds']:.1f} s, {one['efficiency']:.1%} of perfect scaling", flush=True)
     result = {
         "bench": "scale_out",
         "device": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("ray", "pyarrow")},
+        "versions": {name: version(name) for name in ("ray", "prefect", "pyarrow")},
         "commit": commit(),
         "runs": found,
     }
