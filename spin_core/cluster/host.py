@@ -11,7 +11,6 @@ import queue
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -144,6 +143,7 @@ class Host:
 def _streamed(work: Callable[[Emit], Any], every_s: float = _LINES_S) -> Iterator[list[Any]]:
     """What `work` emits, in a list every so many seconds; it runs in a thread of its own and its end is the last item."""
     items: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    ended = threading.Event()
 
     def act() -> None:
         try:
@@ -152,16 +152,15 @@ def _streamed(work: Callable[[Emit], Any], every_s: float = _LINES_S) -> Iterato
             items.put(Failed(output.told(error), error.exit_code if isinstance(error, ChildCrash) else -1))
         except BaseException as error:  # a bug: in the run's log it should have its name
             items.put(Failed(output.told(SpinflowError(f"{type(error).__name__} on {socket.gethostname()}: {error}")), -1))
+        finally:
+            ended.set()
 
     threading.Thread(target=act, daemon=True).start()
     while True:
-        due = time.monotonic() + every_s
+        ended.wait(every_s)  # and not for each item: a thousand a second would wake this thread as often
         batch = [items.get()]
-        while not isinstance(batch[-1], Done | Failed):
-            try:
-                batch.append(items.get(timeout=max(0.0, due - time.monotonic())))
-            except queue.Empty:
-                break
+        while not items.empty():
+            batch.append(items.get())
         yield batch
         if isinstance(batch[-1], Done | Failed):
             return
