@@ -64,7 +64,6 @@ class Shard:
 
     def run(self, out: Path, on: Launcher) -> dict[str, Any]:
         """Samples the answers. Raises ChildCrash if the engine dies; a retry starts it again and redoes this shard only."""
-        rows = _tables.submit(_read_slice, self.encoded.path / f"{self.split}.parquet", self.start, self.stop).result()
         tokens = 0
 
         def on_answer(done: int, new_tokens: int) -> None:
@@ -73,8 +72,10 @@ class Shard:
             on.engines.count(new_tokens)
             self.show(done, on)
 
-        prompts = [prompt for row in rows for prompt in self._prompts(row)]
-        with on.engines.lease(self.sampler, len(rows) * len(self._numbers)) as engine:
+        with on.engines.lease(self.sampler, (self.stop - self.start) * len(self._numbers)) as engine:
+            # not before: hundreds of shards wait, and a million prompts are gigabytes
+            rows = _tables.submit(_read_slice, self.encoded.path / f"{self.split}.parquet", self.start, self.stop).result()
+            prompts = [prompt for row in rows for prompt in self._prompts(row)]
             started = time.time()
             answers = engine.sample(prompts, read_ends(self.encoded.path), on_answer)
         asked = [(row, sample) for row in rows for sample in self._numbers]

@@ -345,3 +345,19 @@ def test_another_looks_when_the_one_that_looked_has_its_engine(tmp_path: Path, m
         for thread in threads:
             thread.join(5)
     assert got[1:] == [second, second]
+
+
+def test_a_shard_that_waits_has_read_nothing(tmp_path: Path) -> None:
+    """Each of hundreds would hold its prompts: gigabytes, of a run that has one engine."""
+    from spin_core.generation.stage import shards
+    from spin_core.recipe import Recipe
+    from spin_core.runtime.launcher import Launcher
+
+    class Nowhere:
+        def lease(self, sampler: object, rows: int) -> None:
+            raise Cancelled(f"no room for {rows}")
+
+    recipe = Recipe.model_validate({"name": "b", "model": {"name": "m"}, "data": {"name": "demo"}})
+    (shard,) = shards(recipe, MODEL, Ref("encoded", "a", tmp_path / "not there"), "train", "iter-0", total=3)
+    with pytest.raises(Cancelled, match="no room for 3"):
+        shard.run(tmp_path, Launcher(Store(tmp_path), "", Nowhere()))
