@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.exceptions import RayError
 
 from spin_core.runtime import process
 from spin_core.runtime.progress import tell
@@ -45,7 +46,7 @@ class Head:
         try:
             socket.create_connection((host, int(port)), timeout=_LOOK_S).close()  # Ray itself would try for a minute
             return GcsClient(address=self._address).cluster_id
-        except (OSError, RuntimeError):
+        except (OSError, RuntimeError, RayError):
             return None
 
     def _watch(self) -> None:

@@ -46,7 +46,8 @@ class WideServer(VllmServer):
 
     def _environment(self, group: Sequence[devices.Device], settings: GenerationSettings) -> dict[str, str]:
         found = super()._environment(group, settings) | {"CUDA_VISIBLE_DEVICES": ""}  # the workers' are theirs, by Ray
-        return found | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, GROUP: pickle.dumps(self._group).hex()}
+        found |= {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_ENABLE_AUTO_CONNECT": "0"}  # not once more when it has left
+        return found | {GROUP: pickle.dumps(self._group).hex()}
 
     def _command(self, sampler: Sampler, group: Sequence[devices.Device], port: int) -> list[str]:
         return [*super()._command(sampler, group, port), "--distributed-executor-backend", "ray"]

@@ -58,6 +58,7 @@ def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
     (plugin / "vllm_cpu_on_ray-0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm-cpu-on-ray\nVersion: 0\n")
     points = "[vllm.platform_plugins]\nvllm_cpu_on_ray = vllm_cpu_on_ray:name\n"
     (plugin / "vllm_cpu_on_ray-0.dist-info" / "entry_points.txt").write_text(points)
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(plugin), os.environ.get("PYTHONPATH", "")))))
     with cluster_of(2) as found:
         yield found
@@ -107,8 +108,8 @@ def over_two(group: Any, sampler: Sampler, log: Path, part: int, parts: int) -> 
 def test_an_engine_over_two_nodes(nodes: Nodes, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If it fails, a model that no node can hold is not sampled from. Its worker on the second node is killed with it."""
     store = Store(tmp_path / "home")
-    arguments = {"enforce_eager": True, "max_num_seqs": 8, "max_num_batched_tokens": 256}
-    plans = plans_of(store, tiny_model, tensor_parallel=2, engine_args=arguments)
+    arguments = {"enforce_eager": True, "max_num_seqs": 8, "max_num_batched_tokens": 256, "kv_cache_memory_bytes": 2**27}
+    plans = plans_of(store, tiny_model, tensor_parallel=2, gpu_memory=0.1, engine_args=arguments)
     with joined(store, nodes.address) as machine:
         assert machine is not None
         machine._make_wide = over_two
