@@ -27,21 +27,20 @@ class Nodes:
         self._mark = mark
         self._head = {"num_cpus": 1, "num_gpus": 0, "include_dashboard": False}
         self._ray = Cluster(initialize_head=True, head_node_args=self._head)
+        self.address = str(self._ray.address)  # HOST:PORT of its head
         self.nodes: list[Any] = [self.add() for _ in range(count)]
-
-    @property
-    def address(self) -> str:
-        """HOST:PORT of its head."""
-        return str(self._ray.address)
 
     def add(self) -> Any:
         """One more node."""
         return self._ray.add_node(num_cpus=1, num_gpus=1)
 
+    def kill_head(self) -> None:
+        self._ray.remove_node(self._ray.head_node, allow_graceful=False)
+
     def restart_head(self) -> None:
         """As when its machine starts again, at the same address: the new one knows of nothing. Its nodes end by themselves."""
         port = int(self.address.rpartition(":")[2])
-        self._ray.remove_node(self._ray.head_node, allow_graceful=False)
+        self.kill_head()
         self._ray.add_node(**self._head, gcs_server_port=port)
         for node in self.nodes:
             wait_until(lambda node=node: node.all_processes["raylet"][0].process.poll() is not None, 90)

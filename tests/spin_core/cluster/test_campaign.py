@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -58,6 +60,23 @@ def test_a_head_that_is_started_anew(tmp_path: Path, tiny_model: Path) -> None:
         assert campaign.end(DEADLINE_S) == 0, campaign.output()
         campaign.check()
         assert len(campaign.done) > done > 0
+
+
+@pytest.mark.long
+def test_a_head_that_stays_away(tmp_path: Path) -> None:
+    """If it fails, what is read of it is Ray's: "The program will terminate"."""
+    code = "import sys, time; from pathlib import Path; from spin_core.cluster.join import joined; from spin_core.store import Store\n"
+    code += "with joined(Store(Path(sys.argv[1])), sys.argv[2]): print('joined', flush=True); time.sleep(600)"
+    with cluster_of(1) as nodes:
+        command = [sys.executable, "-c", code, str(tmp_path), nodes.address]
+        run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert run.stdout is not None
+        assert run.stdout.readline() == "joined\n"
+        nodes.kill_head()
+        _, told = run.communicate(timeout=90)
+        assert run.returncode == 1
+        why = f"the cluster's head at {nodes.address} has not answered for 40 s"
+        assert told.splitlines() == [f"error: {why}; start the head and the nodes, and run again to continue"]
 
 
 @pytest.mark.long
