@@ -128,7 +128,8 @@ class Lease:
                 self.ask("close", timeout_s=_CLOSE_S)
         with suppress(RayError):
             ray.kill(self._actor)  # its watcher ends what a host that does not answer has left
-            if self.group is not None:
+        if self.group is not None:
+            with suppress(RayError):
                 remove_placement_group(self.group)  # and everybody in it
 
     def _call(self, method: str, *args: Any, streaming: bool = False) -> Any:

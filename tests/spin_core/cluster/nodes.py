@@ -101,7 +101,6 @@ def cluster_of(count: int) -> Iterator[Nodes]:
         mark = uuid4().hex
         patch.setenv(_MARK, mark)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_raylet_start_wait_time_s", "120")  # of a busy machine
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", "")))))
         nodes = Nodes(count, mark)
         try:
