@@ -97,7 +97,23 @@ def _raylet(node: Any) -> int:
 def cluster_of(count: int) -> Iterator[Nodes]:
     """Skips where Ray is not installed."""
     pytest.importorskip("ray", reason="Ray is not installed")
+    from ray._private import services
+
+    get_node = services.get_node
+
+    def patient(*args: Any) -> Any:
+        """On a busy machine a node takes longer to come up than the half minute that Ray gives it."""
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                return get_node(*args)
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(services, "get_node", patient)
         mark = uuid4().hex
         patch.setenv(_MARK, mark)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
