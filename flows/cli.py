@@ -150,11 +150,11 @@ def doctor(home: Home = DEFAULT_HOME) -> None:
     print(examine(Store(home)))
 
 
-def _load(recipe: Path, overrides: list[str] | None, home: Path) -> tuple[Recipe, Store]:
+def _load(recipe: Path, overrides: list[str] | None, home: str) -> tuple[Recipe, Store]:
     return load_recipe(recipe, overrides), Store(home)
 
 
-def _prepare_prefect(home: Path) -> None:
+def _prepare_prefect(home: str) -> None:
     """Sees that the home can be used, and sets what must be set before Prefect is imported."""
     surroundings.settle(Store(home).home)
     settings = {

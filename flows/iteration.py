@@ -42,8 +42,8 @@ class Campaign:
 
     @property
     def best(self) -> str:
-        """The best model's folder."""
-        return str(self.played.players[best_player(self.outcomes, self.run.recipe.stop)].model.path)
+        """Where the best model is."""
+        return self.played.players[best_player(self.outcomes, self.run.recipe.stop)].model.place
 
 
 @flow(name="spin-iteration", task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_IN_FLIGHT), persist_result=False, log_prints=False)

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -28,7 +27,7 @@ from spin_core.store import Store
 _SILENT = logging.CRITICAL + 1
 
 
-def run_flow(flow: Callable[..., Any], recipe: Recipe, home: Path, verbose: bool, log_format: str, log_level: str) -> None:
+def run_flow(flow: Callable[..., Any], recipe: Recipe, home: str, verbose: bool, log_format: str, log_level: str) -> None:
     """Runs a flow with bars while it runs and the campaign's table at the end; leaves the process with a status where it fails."""
     console = Console()
     leftovers.guard()
@@ -38,7 +37,7 @@ def run_flow(flow: Callable[..., Any], recipe: Recipe, home: Path, verbose: bool
         _check_server()
         store = Store(home)
         with nullcontext() if log_format == "json" else bars(console):
-            state = flow(recipe=recipe, home=str(home), return_state=True)
+            state = flow(recipe=recipe, home=home, return_state=True)
             if not state.is_completed():
                 state.result()
         show(store, recipe, console)

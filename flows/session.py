@@ -95,7 +95,7 @@ def session(recipe: Recipe | str, overrides: list[str] | None, home: str | None)
     environment.keep_loopback_direct()
     leftovers.guard()  # in a worker there is no command line that did
     recipe = with_overrides(recipe, overrides) if isinstance(recipe, Recipe) else load_recipe(Path(recipe), overrides)
-    store = Store(Path(home or os.environ.get("SPINFLOW_HOME") or DEFAULT_HOME))
+    store = Store(home or os.environ.get("SPINFLOW_HOME") or DEFAULT_HOME)
     surroundings.require_writable(store.home)
     label_run(recipe.name)
     devices.introduce(f"campaign {recipe.name}")

@@ -9,19 +9,18 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 
-from spin_core.runtime.errors import ChildCrash
+from spin_core.runtime.errors import ChildCrash, Unreachable
 from spin_core.runtime.launcher import Launcher, Stage
-from spin_core.store import MANIFEST
 
 
 def worth_a_retry(_task: Any, _run: Any, state: Any) -> bool:
-    """Crashes of children are tried again; bad input, cancellation and our own bugs are not.
+    """Crashes of children and a store that does not answer are tried again; bad input, cancellation and our own bugs are not.
 
     A corrupt artifact is set aside when it is found, and a retry of the same task cannot bring it back: the next run does.
     """
     try:
         state.result()
-    except ChildCrash:
+    except (ChildCrash, Unreachable):
         return True
     except BaseException:
         return False
@@ -41,5 +40,5 @@ def build(stage: Stage, on: Launcher) -> Any:
     """Runs the stage; where its artifact was there already, the task's state says "Cached" in the UI."""
     started = time.time()
     ref = on.build(stage)
-    cached = (ref.path / MANIFEST).stat().st_mtime < started
+    cached = not ref.here or ref.made < started
     return Completed(name="Cached", data=ref) if cached else ref

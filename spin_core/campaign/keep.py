@@ -7,7 +7,6 @@ up next may not have a name yet.
 
 from __future__ import annotations
 
-import json
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,8 +17,7 @@ from spin_core.campaign.ledger import Ledger
 from spin_core.campaign.survey import footprint
 from spin_core.campaign.workspace import running
 from spin_core.runtime.errors import SpinflowError
-from spin_core.store import MANIFEST, Store
-from spin_core.store.locks import held
+from spin_core.store import Ref, Store
 
 _YOUNG_S = 3600.0  # a check or a plan may still be looking at what it made
 _ROOTS = {"prompts", "model"}  # what every other artifact descends from
@@ -54,8 +52,9 @@ class Kept:
 
 def look(store: Store) -> Kept:
     """What is in a home and who needs it."""
-    parents = {(path.parent.parent.name, path.parent.name): _parents(path) for path in store.home.glob(f"artifacts/*/*/{MANIFEST}")}
-    needs = {path.name: _need(store, path.name) for path in sorted((store.home / "campaigns").glob("*")) if path.is_dir()}
+    refs = {(ref.kind, ref.digest): ref for ref in store.all()}
+    parents = {key: _parents(ref) for key, ref in refs.items()}
+    needs = {name: _need(store, name) for name in store.campaigns()}
     children = defaultdict[Key, set[Key]](set)
     for key, above in parents.items():
         for parent in above:
@@ -68,11 +67,11 @@ def look(store: Store) -> Kept:
     if builder := _stranger(store, needs):
         reasons |= dict.fromkeys(parents.keys() - reasons.keys(), f"{builder} is building something")
     for key in parents.keys() - reasons.keys():
-        if time.time() - _manifest(store, key).stat().st_mtime < _YOUNG_S:
+        if time.time() - _made(refs[key]) < _YOUNG_S:
             reasons[key] = "made within the hour: a check or a plan may be at work with it"
     known = set[Key]().union(*by_campaign.values())
     work = {key for key in _work(store) if any(need.roots or need.everything or key in need.unfinished for need in needs.values())}
-    sizes = {key: size_of(_manifest(store, key).parent) for key in parents}
+    sizes = {key: _size(ref) for key, ref in refs.items()}
     return Kept(sizes, by_campaign, {key: why for key, why in reasons.items() if key not in known}, work)
 
 
@@ -106,11 +105,8 @@ def _need(store: Store, name: str) -> Need:
 def _stranger(store: Store, needs: Iterable[str]) -> str:
     """Who builds an artifact and is no run of a campaign; empty where nobody does."""
     known = {running(store, name).partition(" (")[0] for name in needs}
-    for lock in (store.home / "locks").glob("*"):
-        at_work = held(lock) if lock.name != "broom" else ""
-        if at_work and at_work.partition(" (")[0] not in known:
-            return at_work
-    return ""
+    strangers = (who for name, who in store.holders().items() if name != "broom" and who.partition(" (")[0] not in known)
+    return next(strangers, "")
 
 
 def _closed(start: Iterable[Key], edges: Mapping[Key, set[Key]]) -> set[Key]:
@@ -124,18 +120,28 @@ def _closed(start: Iterable[Key], edges: Mapping[Key, set[Key]]) -> set[Key]:
     return found
 
 
-def _parents(manifest: Path) -> set[Key]:
+def _parents(ref: Ref) -> set[Key]:
     try:
-        return {(parent["kind"], parent["digest"]) for parent in json.loads(manifest.read_text())["parents"]}
+        return {(parent["kind"], parent["digest"]) for parent in ref.manifest["parents"]}
     except (OSError, ValueError, KeyError, TypeError):
         return set()  # damaged, or removed meanwhile
 
 
-def _manifest(store: Store, key: Key) -> Path:
-    return store.find(*key).path / MANIFEST
+def _made(ref: Ref) -> float:
+    try:
+        return ref.made
+    except (OSError, ValueError, KeyError):
+        return 0.0
+
+
+def _size(ref: Ref) -> int:
+    try:
+        return ref.bytes
+    except (OSError, ValueError, KeyError, TypeError):
+        return size_of(ref.folder)
 
 
 def _work(store: Store) -> Iterator[Key]:
-    for path in (store.home / "work").glob("*-*"):
-        kind, _, digest = path.name.rpartition("-")
+    for name in store.works():
+        kind, _, digest = name.rpartition("-")
         yield kind, digest

@@ -124,6 +124,12 @@ class Ledger:
         return recipe.model_copy(update={"model": model, "data": data, "start_pairs": pairs, "training": training})
 
     @property
+    def there(self) -> bool:
+        """Whether anything was written down."""
+        self._store.pull(self.path)
+        return self.path.is_file()
+
+    @property
     def begun(self) -> bool:
         """Whether a run has begun the campaign."""
         content = self._read()
@@ -154,6 +160,7 @@ class Ledger:
         return tuple(self._store.find(*name.split("/", 1)) for name in names)
 
     def _read(self) -> dict[str, Any]:
+        self._store.pull(self.path)
         try:
             found: dict[str, Any] = json.loads(self.path.read_text())
         except FileNotFoundError:
@@ -164,6 +171,7 @@ class Ledger:
 
     def _write(self, content: Mapping[str, Any]) -> None:
         replace_text(self.path, json.dumps(content, indent=1, ensure_ascii=False))
+        self._store.push(self.path)
 
 
 def model_of(turns: Sequence[Turn], number: int) -> Ref:

@@ -12,7 +12,7 @@ from spin_core.store import Store
 
 def campaigns(store: Store) -> list[str]:
     """The names of all campaigns of a home, in order."""
-    return sorted(path.parent.name for path in (store.home / "campaigns").glob("*/campaign.json"))
+    return [name for name in store.campaigns() if Ledger(store, name).there]
 
 
 def recipe_named(store: Store, what: str) -> Recipe:
@@ -22,5 +22,5 @@ def recipe_named(store: Store, what: str) -> Recipe:
     known = campaigns(store)
     if what not in known:
         there = f"it has {', '.join(known)}" if known else "it has none yet"
-        raise BadInput(f"{what} is no recipe file, and no campaign of {store.home} ({there})", remedy="give a .yaml file, or --home")
+        raise BadInput(f"{what} is no recipe file, and no campaign of {store.place} ({there})", remedy="give a .yaml file, or --home")
     return Ledger(store, what).recipe()

@@ -17,7 +17,6 @@ from spin_core.recipe import StopSettings
 from spin_core.runtime.errors import BadInput
 from spin_core.store import Ref, Store
 from spin_core.store.files import replace_link
-from spin_core.store.locks import held, locked, locked_if_free
 
 
 def open_run_logs(store: Store, campaign: str) -> Path:
@@ -41,8 +40,8 @@ def campaign_lock(store: Store, campaign: str, waiting: Callable[[str], None]) -
     A run begins when nobody removes anything from the home: what it finds then is there until it ends, see `cleaning`.
     """
     what = f"campaign {campaign}"
-    with locked(_lock(store, campaign), waiting, what):
-        with locked(_broom(store), waiting, what):
+    with store.locked(_lock(store, campaign), waiting, what):
+        with store.locked(_broom(store), waiting, what):
             pass
         yield
 
@@ -50,15 +49,15 @@ def campaign_lock(store: Store, campaign: str, waiting: Callable[[str], None]) -
 @contextmanager
 def cleaning(store: Store) -> Iterator[None]:
     """No campaign begins until the block ends; those that have begun hold their locks. Raises BadInput where another one cleans."""
-    with locked_if_free(_broom(store)) as free:
+    with store.locked_if_free(_broom(store)) as free:
         if not free:
-            raise BadInput(f"{store.home} is being cleaned by {held(_broom(store)) or 'another process'}", remedy="wait for it")
+            raise BadInput(f"{store.place} is being cleaned by {store.held(_broom(store)) or 'another process'}", remedy="wait for it")
         yield
 
 
 def running(store: Store, campaign: str) -> str:
     """Which process runs a campaign now, for people; empty where none does."""
-    return held(_lock(store, campaign))
+    return store.held(_lock(store, campaign))
 
 
 def _lock(store: Store, campaign: str) -> Path:
@@ -66,7 +65,7 @@ def _lock(store: Store, campaign: str) -> Path:
 
 
 def _broom(store: Store) -> Path:
-    return store.home / "locks" / "broom"
+    return store.lock("broom")
 
 
 def link(store: Store, campaign: str, stop: StopSettings) -> None:
@@ -97,6 +96,6 @@ def _link(folder: Path, turn: Turn) -> None:
 
 
 def _point(link: Path, ref: Ref) -> None:
-    target = os.path.relpath(ref.path, link.parent)
+    target = os.path.relpath(ref.folder, link.parent)
     if not link.is_symlink() or os.readlink(link) != target:
         replace_link(link, target)

@@ -51,8 +51,8 @@ class Encode:
         """Renders and tokenises in a child: transformers imports torch. Limits beyond the model's positions are refused first."""
         require_positions(self.model.path, self.max_prompt_tokens, self.max_new_tokens)
         job = {
-            "model": str(self.model.path),
-            "prompts": str(self.prompts.path),
+            "model": str(self.model.folder),
+            "prompts": str(self.prompts.folder),
             "max_prompt_tokens": self.max_prompt_tokens,
             "max_new_tokens": self.max_new_tokens,
             "on_bad_row": self.on_bad_row,

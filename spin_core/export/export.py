@@ -43,7 +43,7 @@ def choose(store: Store, what: str, iteration: str) -> Choice:
     recipe = recipe_named(store, what)
     turns = Ledger(store, recipe.name).whole_turns()
     if not turns:
-        raise BadInput(f"campaign {recipe.name} has no finished iteration in {store.home}", remedy="run it first, or give its --home")
+        raise BadInput(f"campaign {recipe.name} has no finished iteration in {store.place}", remedy="run it first, or give its --home")
     best = best_of(turns, recipe.stop)
     if iteration == "best":
         return Choice(recipe, turns, best, best)

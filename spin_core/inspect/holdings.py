@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +16,17 @@ from spin_core.campaign.keep import Kept, Key, look, size_of
 from spin_core.campaign.workspace import cleaning
 from spin_core.runtime.errors import BadInput
 from spin_core.store import Store
-from spin_core.store.locks import held, locked_if_free
+
+
+@dataclass(frozen=True)
+class Left:
+    """Something that is no artifact and that nobody needs."""
+
+    name: str  # for people
+    why: str
+    bytes: int
+    lock: str  # whoever holds it would need it
+    remove: Callable[[], None]
 
 
 def collect(store: Store, delete: bool, console: Console) -> int:
@@ -25,28 +34,28 @@ def collect(store: Store, delete: bool, console: Console) -> int:
 
     Raises BadInput where there is no home, or where another process cleans it.
     """
-    if not (store.home / "artifacts").is_dir():
-        raise BadInput(f"{store.home} holds no artifacts", remedy="give the --home of a run")
+    if not store.all() and not (store.home / "artifacts").is_dir():
+        raise BadInput(f"{store.place} holds no artifacts", remedy="give the --home of a run")
     with cleaning(store) if delete else nullcontext():
         kept = look(store)
         left = list(_leftovers(store, kept))
         free = kept.free()
-        size = sum(kept.sizes[key] for key in free) + sum(size_of(path) for path, _ in left)
+        size = sum(kept.sizes[key] for key in free) + sum(found.bytes for found in left)
         _show(store, kept, left, console)
         if not free and not left:
             console.print("nothing to remove: all of it is needed")
         elif not delete:
             console.print(f"{_bytes(size)} are needed by no campaign; `spinflow gc --delete` removes them", soft_wrap=True)
         else:
-            gone = sum(_remove(store, key, kept.sizes[key]) for key in free) + sum(_remove_left(store, path) for path, _ in left)
+            gone = sum(_remove(store, key, kept.sizes[key]) for key in free) + sum(_remove_left(store, found) for found in left)
             console.print(f"removed {_bytes(gone)}")
             return gone
     return size
 
 
-def _show(store: Store, kept: Kept, left: list[tuple[Path, str]], console: Console) -> None:
+def _show(store: Store, kept: Kept, left: list[Left], console: Console) -> None:
     free = set(kept.free())
-    table = Table(title=f"{store.home}: artifacts")
+    table = Table(title=f"{store.place}: artifacts")
     for column in ("kind", "number", "size", "needed by none"):
         table.add_column(column, justify="left" if column == "kind" else "right")
     for kind in sorted({kind for kind, _ in kept.sizes}):
@@ -61,42 +70,54 @@ def _show(store: Store, kept: Kept, left: list[tuple[Path, str]], console: Conso
     for why, count in Counter(kept.reasons.values()).most_common():
         total = _total(kept, (key for key, reason in kept.reasons.items() if reason == why))
         console.print(f"kept as well: {count:,} artifacts, {total}: {why}", highlight=False, soft_wrap=True)
-    for path, why in left:
-        console.print(f"left over: {path.relative_to(store.home)}, {_bytes(size_of(path))}: {why}", highlight=False, soft_wrap=True)
+    for found in left:
+        console.print(f"left over: {found.name}, {_bytes(found.bytes)}: {found.why}", highlight=False, soft_wrap=True)
     for name, what in (("work", "what unfinished stages go on from"), ("downloads", "files of packages"), ("logs", "of all runs")):
         if size := size_of(store.home / name):
             console.print(f"{name}: {_bytes(size)}, {what}", highlight=False, soft_wrap=True)
 
 
-def _leftovers(store: Store, kept: Kept) -> Iterator[tuple[Path, str]]:
+def _leftovers(store: Store, kept: Kept) -> Iterator[Left]:
     """What is no artifact and no good to anybody: damaged ones, half-made ones, what stages that nobody would go on with left."""
-    yield from ((path, "was damaged, and set aside") for path in sorted((store.home / "corrupt").glob("*")))
-    yield from ((path, "was not finished") for path in sorted((store.home / ".staging").glob("*")) if not held(store.lock(path.name)))
+
+    def here(path: Path, why: str) -> Left:
+        return Left(str(path.relative_to(store.home)), why, size_of(path), path.name, lambda: shutil.rmtree(path, ignore_errors=True))
+
+    yield from (here(path, "was damaged, and set aside") for path in sorted((store.home / "corrupt").glob("*")))
+    half_made = sorted((store.home / ".staging").glob("*"))
+    yield from (here(path, "was not finished") for path in half_made if not store.held(store.lock(path.name)))
     for path in sorted((store.home / "work").glob("*-*")):
-        kind, _, digest = path.name.rpartition("-")
-        if (kind, digest) not in kept.work and not held(store.lock(path.name)):
-            yield path, "no campaign would go on from it"
+        if not _is_work(store, kept, path.name):
+            yield here(path, "no campaign would go on from it")
+    if store.shelf:
+        yield from (
+            Left(found.name, found.why, found.bytes, found.lock, found.remove)
+            for found in store.shelf.leftovers()
+            if not found.name.startswith("work/") or not _is_work(store, kept, found.lock)
+        )
+
+
+def _is_work(store: Store, kept: Kept, name: str) -> bool:
+    """Whether somebody works in a work folder, or would go on from it."""
+    kind, _, digest = name.rpartition("-")
+    return (kind, digest) in kept.work or bool(store.held(store.lock(name)))
 
 
 def _remove(store: Store, key: Key, size: int) -> int:
     """Removes an artifact: it is whole, or under no artifact's name. Nothing where somebody is just making it."""
     ref = store.find(*key)
-    with locked_if_free(store.lock(f"{ref.kind}-{ref.digest}")) as free:
+    with store.locked_if_free(store.lock(f"{ref.kind}-{ref.digest}")) as free:
         if not free:
             return 0
-        aside = store.home / ".staging" / f"{ref.kind}-{ref.digest}-{uuid4().hex[:8]}"
-        aside.parent.mkdir(exist_ok=True)
-        os.rename(ref.path, aside)
-    shutil.rmtree(aside, ignore_errors=True)
+        store.remove(ref)
     return size
 
 
-def _remove_left(store: Store, path: Path) -> int:
-    with locked_if_free(store.lock(path.name)) as free:  # of a builder, whose staging and work folders have its lock's name
-        size = size_of(path) if free else 0
+def _remove_left(store: Store, found: Left) -> int:
+    with store.locked_if_free(store.lock(found.lock)) as free:  # of a builder, whose staging and work folders have its lock's name
         if free:
-            shutil.rmtree(path, ignore_errors=True)
-    return size
+            found.remove()
+    return found.bytes if free else 0
 
 
 def _total(kept: Kept, keys: Iterable[Key]) -> str:

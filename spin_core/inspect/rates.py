@@ -5,7 +5,6 @@ Rates are in FLOP/s of the model, so that what one model took tells of another: 
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -139,7 +138,7 @@ def measured(store: Store) -> Rates | None:
 
 
 def _manifests(store: Store, kind: str) -> list[dict[str, Any]]:
-    found = [json.loads(path.read_text()) for path in (store.home / "artifacts" / kind).glob("*/MANIFEST.json")]
+    found = [ref.manifest for ref in store.all(kind)]
     return sorted(found, key=lambda manifest: str(manifest["created"]))[-_NEWEST:]
 
 
@@ -192,7 +191,7 @@ def _engine_s(shards: list[dict[str, Any]]) -> float:
 
 def _between_s(store: Store) -> float:
     """Seconds an iteration in which nothing is made, of all that was made in this home."""
-    made = [manifest for folder in (store.home / "artifacts").iterdir() for manifest in _manifests(store, folder.name)]
+    made = [manifest for kind in {ref.kind for ref in store.all()} for manifest in _manifests(store, kind)]
     turns = sum(manifest["kind"] == "evaluation" for manifest in made)
     return sum(pause for pause in _pauses(made) if pause < _PAUSE_S) / turns if turns else _START_S["between"]
 

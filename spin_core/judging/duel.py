@@ -46,9 +46,9 @@ class Duel:
 
     def run(self, out: Path, on: Launcher) -> dict[str, Any]:
         """Asks in a child; what was asked of the judge is told."""
-        job: dict[str, Any] = {"prompts": str(self.prompts.path), "out": str(out), "settings": self.settings.model_dump()}
+        job: dict[str, Any] = {"prompts": str(self.prompts.folder), "out": str(out), "settings": self.settings.model_dump()}
         for name, side in (("new", self.new_answers), ("old", self.old_answers)):
-            job[name] = {split: [str(shard.path) for shard in shards] for split, shards in side.items()}
+            job[name] = {split: [str(shard.folder) for shard in shards] for split, shards in side.items()}
         env = {"JUDGE_KEY": os.environ.get(self.settings.api_key_env, "")}
         on.job("spin_core.judging.duel_job", job, f"duel-{self.spec().digest}", self.label, env=env)
         counts: dict[str, Any] = json.loads((out / "duel.json").read_text())

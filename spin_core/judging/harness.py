@@ -64,7 +64,7 @@ class Harness:
             job = {
                 "url": engine.address.url,
                 "served": engine.address.model,
-                "model": str(self.model.path),
+                "model": str(self.model.folder),
                 "tasks": self.tasks,
                 "settings": self.settings.model_dump(),
                 "longest": max(sampler.longest, self.settings.max_length),

@@ -66,7 +66,7 @@ class Judge:
     def run(self, out: Path, on: Launcher) -> None:
         """Judges in a child: what it runs may be anybody's code."""
         place = str(Path(self.evaluator).absolute()) if self.evaluator != self.name else self.evaluator
-        job: dict[str, Any] = {"evaluator": place, "prompts": str(self.prompts.path), "out": str(out)}
-        job |= {"pairs": str(self.pairs.path), "scored": str(self.scored.path)}
-        job["answers"] = {split: [str(shard.path) for shard in shards] for split, shards in self.answers.items()}
+        job: dict[str, Any] = {"evaluator": place, "prompts": str(self.prompts.folder), "out": str(out)}
+        job |= {"pairs": str(self.pairs.folder), "scored": str(self.scored.folder)}
+        job["answers"] = {split: [str(shard.folder) for shard in shards] for split, shards in self.answers.items()}
         on.job("spin_core.judging.job", job, f"judge-{self.spec().digest}", self.label)

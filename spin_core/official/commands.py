@@ -25,7 +25,7 @@ _PANEL = "The official SPIN scripts' commands"
 _SPELLING: dict[str, Any] = {"token_normalize_func": lambda token: token.replace("_", "-")}
 _LOOSE: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
 
-Home = Annotated[Path, typer.Option("--home", envvar="SPINFLOW_HOME", help="Where artifacts, logs and models live.")]
+Home = Annotated[str, typer.Option("--home", envvar="SPINFLOW_HOME", help="Where artifacts, logs and models live.")]
 OutputDir = Annotated[Path, typer.Option("--output-dir", help="Folder for the result.")]
 _DEFAULT_HOME = Path("~/.spinflow")
 
@@ -114,7 +114,7 @@ def finetune(
         run(store, plan, cluster)
 
 
-def _store(home: Path) -> Store:
+def _store(home: str) -> Store:
     store = Store(home)
     surroundings.require_writable(store.home)
     return store

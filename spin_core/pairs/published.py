@@ -49,7 +49,7 @@ class Published:
     def run(self, out: Path, on: Launcher) -> None:
         """Tokenises in a child."""
         source = self._source
-        job: dict[str, Any] = {"model": str(self.model.path), "encoded": str(self.encoded.path), "out": str(out), "rules": self.rules}
+        job: dict[str, Any] = {"model": str(self.model.folder), "encoded": str(self.encoded.folder), "out": str(out), "rules": self.rules}
         job |= {"name": source.name, "files": [str(file) for file in source.files], "commit": source.commit, "config": source.config}
         job |= {"split": self.pairs.split, "iteration": ITERATION}
         on.job("spin_core.pairs.published_job", job, f"published-{self.spec().digest}", "tokenising the published pairs")

@@ -48,12 +48,12 @@ class Gather:
     def run(self, out: Path, on: Launcher) -> None:
         """Joins in a child, so that the flow's memory stays small."""
         on.store.verify(*self._parents)
-        job: dict[str, Any] = {"iteration": self.iteration, "prompts": str(self.prompts.path), "encoded": str(self.encoded.path)}
+        job: dict[str, Any] = {"iteration": self.iteration, "prompts": str(self.prompts.folder), "encoded": str(self.encoded.folder)}
         job |= {
-            split: [str(shard.path) for shard in shards]
+            split: [str(shard.folder) for shard in shards]
             for split, shards in (("train", self.train), ("test", self.test), ("validation", self.validation))
         }
         parents = {parent["kind"]: parent["digest"] for parent in self.encoded.manifest["parents"]}
-        job["model"] = str(on.store.find("model", parents["model"]).path) if "model" in parents else None
-        job |= {"carried": [str(pairs.path) for pairs in self.carried], "out": str(out), "keep_identical": self.keep_identical}
+        job["model"] = str(on.store.find("model", parents["model"]).folder) if "model" in parents else None
+        job |= {"carried": [str(pairs.folder) for pairs in self.carried], "out": str(out), "keep_identical": self.keep_identical}
         on.job("spin_core.pairs.job", job, f"gather-{self.spec().digest}", f"iter-{self.iteration} · gathering the pairs")

@@ -8,7 +8,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from spin_core.campaign.keep import size_of
 from spin_core.campaign.ledger import Ledger
 from spin_core.campaign.named import campaigns
 from spin_core.campaign.rules import best_of, metric_of
@@ -36,8 +35,8 @@ def _row(store: Store, name: str) -> dict[str, str]:
             row["best"] = f"θ_{number}"
             if metric in test:
                 row["figure"] = f"{title(metric)} {shown(test[metric], turns[-1].metrics['figures'][metric]['unit'])}"
-        folders = {ref.path for turn in ledger.turns() for what in turn.made for ref in turn.refs(what)}
-        row["size"] = f"{sum(map(size_of, folders)) / 1e9:.1f} GB"
+        made = {ref for turn in ledger.turns() for what in turn.made for ref in turn.refs(what)}
+        row["size"] = f"{sum(ref.bytes for ref in made if ref.done) / 1e9:.1f} GB"
         row["state"] = "" if recipe else "not begun"
     except (SpinflowError, KeyError) as error:
         row["state"] = f"cannot be read: {' '.join(str(error).split())[:80]}"
@@ -58,8 +57,8 @@ def show(store: Store, console: Console) -> None:
     """Prints the table. Raises BadInput where the home has no campaign."""
     found = rows(store)
     if not found:
-        raise BadInput(f"{store.home} has no campaign", remedy="give --home, or begin one with `spinflow run`")
-    table = Table(title=f"campaigns in {store.home}")
+        raise BadInput(f"{store.place} has no campaign", remedy="give --home, or begin one with `spinflow run`")
+    table = Table(title=f"campaigns in {store.place}")
     for column in found[0]:
         table.add_column(
             column,

@@ -52,7 +52,7 @@ def _cells(figures: Mapping[str, Any], what: Mapping[str, Any], *, sign: bool = 
 def _best(store: Store, recipe: Recipe) -> tuple[int, Judged]:
     turns = played_turns(store, recipe)
     if not turns:
-        raise BadInput(f"campaign {recipe.name} has no finished iteration in {store.home}", remedy="run it first, or give its --home")
+        raise BadInput(f"campaign {recipe.name} has no finished iteration in {store.place}", remedy="run it first, or give its --home")
     best = best_of(turns, recipe.stop)
     return best, players(turns)[best].figures()
 

@@ -80,7 +80,7 @@ def show(store: Store, recipe: Recipe, console: Console) -> None:
         samples.add_row(*(_short(row[key]) for key in ("prompt", "real", "before", "after")))
     console.print(samples)
     best = best_of(turns, recipe.stop)
-    console.print(f"best model: {model_of(turns, best).path}", soft_wrap=True)
+    console.print(f"best model: {model_of(turns, best).place}", soft_wrap=True)
 
 
 def _short(text: str, limit: int = 300) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spin_core.campaign.ledger import Turn
-from spin_core.store import MANIFEST, Ref
+from spin_core.store import Ref
 
 _GAP_S = 60.0  # a pause that is longer is not drawn to scale
 _GAP = 0.03  # of the whole, that such a pause takes
@@ -107,7 +107,7 @@ def _named(name: str, turn: Turn) -> str:
 
 def _ran(name: str, refs: Sequence[Ref], campaign: str) -> Ran:
     manifests = [ref.manifest for ref in refs]
-    spans = [_span(manifest, (ref.path / MANIFEST).stat().st_mtime) for manifest, ref in zip(manifests, refs, strict=True)]
+    spans = [_span(manifest, ref.made) for manifest, ref in zip(manifests, refs, strict=True)]
     begun, worked, ended = min(span[0] for span in spans), min(span[1] for span in spans), max(span[2] for span in spans)
     made_for = {manifest["facts"].get("campaign", campaign) for manifest in manifests} - {campaign}
     says = _says([manifest["facts"] for manifest in manifests], ended - worked)

@@ -30,3 +30,7 @@ class ChildCrash(SpinflowError):
 
 class Cancelled(SpinflowError):
     """The child was ended on purpose (SIGTERM); never retried."""
+
+
+class Unreachable(SpinflowError):
+    """The object store does not answer. Worth a retry."""

@@ -99,7 +99,7 @@ class ThisMachine:
     def _run(self, child: Child, group: Sequence[devices.Device], command: Sequence[str] = ()) -> None:
         log = self._store.log_path(child.log)
         asked = time.monotonic()
-        with devices.hold(group, purpose=child.name) as held:
+        with self._store.brought(child.job), devices.hold(group, purpose=child.name) as held:
             if group:
                 child.waited(time.monotonic() - asked)
             env = devices.environment(group) | dict(child.env)

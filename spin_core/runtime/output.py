@@ -14,12 +14,12 @@ from pathlib import Path
 from types import TracebackType
 
 from spin_core.runtime import progress
-from spin_core.runtime.errors import BadInput, Cancelled, ChildCrash, Corrupt, SpinflowError
+from spin_core.runtime.errors import BadInput, Cancelled, ChildCrash, Corrupt, SpinflowError, Unreachable
 
 ERROR = "@error "
 _EXCEPTION = re.compile(r"\b\w+(?:Error|Exception|Exit): \S.*")
 _LAST_BYTES = 2**16
-_KINDS = {kind.__name__: kind for kind in (BadInput, Corrupt, Cancelled, SpinflowError)}
+_KINDS = {kind.__name__: kind for kind in (BadInput, Corrupt, Cancelled, Unreachable, SpinflowError)}
 _told: set[str] = set()  # what children said of this machine
 
 

@@ -62,7 +62,7 @@ class Score:
         missing = [shard for shard in shards if not Path(shard["file"]).exists()]
         total = sum(shard["stop"] - shard["start"] for shard in shards)
         todo = sum(shard["stop"] - shard["start"] for shard in missing)
-        job: dict[str, Any] = {"model": str(self.model.path), "attention": self.settings.attention, "backend": self.settings.backend}
+        job: dict[str, Any] = {"model": str(self.model.folder), "attention": self.settings.attention, "backend": self.settings.backend}
         job |= {"precision": devices.precision(self.settings.precision), "shards": missing, "total": total, "done": total - todo}
         on.spread(_JOB, job, f"score-{self.spec().digest}", self.label, most=len(missing), memory=weight_bytes(self.model.path, 4))
         require_whole([Path(shard["file"]) for shard in shards], self.label)

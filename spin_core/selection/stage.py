@@ -60,7 +60,7 @@ class Choose:
         work, found = on.work_dir(self), candidates(self._epochs(), self.settings.gammas)
         files = [work / f"{candidate.name}.parquet" for candidate in found]
         rows = self.encoded.path / "validation.parquet"
-        common: dict[str, Any] = {"start": str(self.start.path), "trained": str(self.trained.path)}
+        common: dict[str, Any] = {"start": str(self.start.folder), "trained": str(self.trained.folder)}
         missing = [asdict(one) | {"file": str(file)} for one, file in zip(found, files, strict=True) if not file.exists()]
         job = common | {
             "rows": str(rows),
@@ -83,7 +83,9 @@ class Choose:
 
     def _epochs(self) -> list[int]:
         """The epochs before the last that training kept a model of."""
-        return [int(folder.name) for folder in (self.trained.path / EPOCHS).glob("*")] if self.settings.choose_epoch else []
+        if not self.settings.choose_epoch:
+            return []
+        return sorted({int(name.split("/")[1]) for name in self.trained.manifest["files"] if name.startswith(f"{EPOCHS}/")})
 
 
 def nothing_won(model: Ref) -> bool:

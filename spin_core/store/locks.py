@@ -17,6 +17,10 @@ _POLL_S = 0.5
 Waiting = Callable[[str], None]  # told who holds the lock when a wait begins, and "" when it is over
 
 
+def nobody(_: str) -> None:
+    """For callers who need not hear whom they wait for."""
+
+
 @contextmanager
 def locked(path: Path, waiting: Waiting, what: str = "") -> Iterator[None]:
     """Holds the lock file `path` until the block ends, or its process does. `what` tells others what for."""

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from spin_core.contracts.rows import IDS, PAIRS_OF, SCORES_OF
 from spin_core.contracts.tables import iter_tables
 from spin_core.scoring.scores import read_scores
-from spin_core.store.artifacts import nobody
-from spin_core.store.locks import locked
+from spin_core.store.locks import locked, nobody
 from spin_core.training.history import newer_answers
 from spin_core.training.plan import Sizes
 

@@ -52,9 +52,9 @@ class Train:
         """Trains on all devices."""
         job = {
             "tracked": {"campaign": {"name": on.campaign or "spinflow", "home": str(on.store.home)}, "first": self.steps_before},
-            "model": str(self.model.path),
-            "pairs": str(self.pairs.path),
-            "reference": str(self.reference.path),
+            "model": str(self.model.folder),
+            "pairs": str(self.pairs.folder),
+            "reference": str(self.reference.folder),
             "training": self.settings.model_dump() | {"precision": devices.precision(self.settings.precision)},
             "work": str(on.work_dir(self)),
             "out": str(out),

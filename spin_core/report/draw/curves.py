@@ -89,8 +89,8 @@ def _held_out_panel(name: str, unit: str, figures: Mapping[int, Mapping[str, Any
 
 def training(turns: Sequence[Turn]) -> list[Picture]:
     """A panel a metric, steps counted on over the campaign; dotted are the looks at validation pairs, where there were any."""
-    logs = [_lines(turn.trained.path / "metrics.jsonl") for turn in turns]
-    looks = [_lines(turn.trained.path / "validation.jsonl") for turn in turns]
+    logs = [_lines(turn.trained.file("metrics.jsonl")) for turn in turns]
+    looks = [_lines(turn.trained.file("validation.jsonl")) for turn in turns]
     offsets, total = [], 0
     for log in logs:
         offsets.append(total)

@@ -62,6 +62,7 @@ def write_page(store: Store, recipe: Recipe) -> Path:
     )
     target = store.campaign_folder(recipe.name) / "report.html"
     replace_text(target, page)
+    store.publish(target)
     return target
 
 
@@ -87,7 +88,7 @@ def _of_turns(turns: Sequence[Turn], recipe: Recipe) -> dict[str, Any]:
         "timeline": timeline(turns, recipe.name),
         "family": Markup(typeset(family(rows, title(metric)))),
         "lineage": [(turn.iteration, made_of(turn)) for turn in turns],
-        "best": {"number": best, "folder": str(model_of(turns, best).path)},
+        "best": {"number": best, "folder": model_of(turns, best).place},
         "samples": read_rows(turns[-1].ref("evaluation").path / "samples.parquet"),
         "answers": answers,
         "browser": {

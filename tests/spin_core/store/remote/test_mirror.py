@@ -1,0 +1,91 @@
+"""What an unfinished stage goes on from, for a machine that did not begin it."""
+
+from pathlib import Path
+
+import pytest
+
+from spin_core.runtime.errors import ChildCrash
+from spin_core.store import Spec, Store
+from spin_core.store.remote import mirror
+from tests.s3 import S3
+from tests.spin_core.store.remote.conftest import Machine
+
+SPEC = Spec("model", 1, {"lr": 1})
+
+
+def crash(store: Store, steps: dict[str, str], found: dict[str, str], seen: list[str] | None = None) -> None:
+    """A training that finds `found` in its work folder, gets so far, and dies."""
+
+    def write(out: Path) -> None:
+        work = store.work_dir(SPEC)
+        there = {str(file.relative_to(work)): file.read_text() for file in work.rglob("*") if file.is_file() and file.name[0] != "."}
+        assert there == found
+        for old in found:
+            (work / old).unlink()
+        for name, text in steps.items():
+            (work / name).parent.mkdir(exist_ok=True)
+            (work / name).write_text(text)
+        raise ChildCrash("killed", exit_code=-9)
+
+    with pytest.raises(ChildCrash):
+        store.build(SPEC, write)
+
+
+def test_another_machine_goes_on(machine: Machine) -> None:
+    crash(machine("a"), {"ckpt-1/state": "one", "log": "1"}, {})
+    crash(machine("b"), {"ckpt-2/state": "two", "log": "12"}, {"ckpt-1/state": "one", "log": "1"})
+    crash(machine("a"), {"ckpt-3/state": "three"}, {"ckpt-2/state": "two", "log": "12"})
+    crash(machine("a"), {}, {"ckpt-3/state": "three"})  # its own, which is the newest
+
+
+def test_nothing_stays_of_what_was_finished(machine: Machine) -> None:
+    crash(machine("a"), {"ckpt-1/state": "one"}, {})
+    store = machine("b")
+    assert store.works() == ["model-" + SPEC.digest]
+
+    def write(out: Path) -> None:
+        work = store.work_dir(SPEC)
+        (out / "model").write_text((work / "ckpt-1" / "state").read_text())
+
+    store.build(SPEC, write)
+    assert [entry.name for entry in store._bucket.list("") if entry.name.startswith("work")] == []
+    assert machine("c").works() == []
+
+
+def test_it_is_sent_while_the_work_goes_on(machine: Machine, server: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that loses power says no farewell. What is made anew faster than it is moved stays here."""
+    monkeypatch.setattr(mirror, "EVERY_S", 0.1)
+    store = machine("a")
+
+    def write(out: Path) -> None:
+        import time
+
+        work = store.work_dir(SPEC)
+        (work / "rows.arrow").write_bytes(b"x" * 1000)
+        for step in range(1, 4):
+            (work / "state").write_text(f"{step}" * 100)
+            time.sleep(0.6)
+            other = machine(f"look-{step}")
+            assert (other.work_dir(SPEC) / "state").read_text() == f"{step}" * 100
+            assert not (other.work_dir(SPEC) / "rows.arrow").exists()
+            other.end_mirror(other.work_dir(SPEC), finished=False)
+
+    store.build(SPEC, write)
+
+
+def test_a_store_that_is_away_does_not_stop_the_work(machine: Machine, server: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    from spin_core.runtime.errors import Unreachable
+
+    monkeypatch.setattr(mirror, "EVERY_S", 0.05)
+    monkeypatch.setattr(mirror.moving, "send", lambda *args: (_ for _ in ()).throw(Unreachable("away")))
+    store = machine("a")
+
+    def write(out: Path) -> None:
+        import time
+
+        (store.work_dir(SPEC) / "state").write_text("x")
+        time.sleep(0.3)
+        (out / "model").write_text("x")
+
+    monkeypatch.setattr(type(store.shelf), "send", lambda *args: {})
+    assert store.build(SPEC, write).here
