@@ -18,7 +18,11 @@ from uuid import uuid4
 import pytest
 
 Fault = Callable[[str, str], str]  # of a method and a name: "500", "503", "hang", "lost", "lost answer", "stale", or ""
-_ERRORS = {"500": ("500 Internal Server Error", "InternalError"), "503": ("503 Slow Down", "SlowDown")}
+_ERRORS = {
+    "403": ("403 Forbidden", "AccessDenied"),
+    "500": ("500 Internal Server Error", "InternalError"),
+    "503": ("503 Slow Down", "SlowDown"),
+}
 _HOME = re.compile(r"^home/([0-9a-f]{8}/)?")
 _EMPTY = b'<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncated><KeyCount>0</KeyCount></ListBucketResult>'
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from spin_core.cluster.disk import RunHome
 from spin_core.cluster.host import MakeEngine
 from spin_core.cluster.lease import Lease
 from spin_core.encoding.ends import Ends
@@ -17,12 +19,14 @@ from spin_core.runtime.progress import emit, tell
 class RayEngine:
     """An engine for `sampler` on the GPUs of `lease`. The constructor returns once it is up."""
 
-    def __init__(self, lease: Lease, make: MakeEngine, sampler: Sampler, log: Path, part: int, parts: int) -> None:
+    def __init__(
+        self, lease: Lease, make: MakeEngine, sampler: Sampler, log: Path, part: int, parts: int, home: RunHome | None = None
+    ) -> None:
         """On a lease that has its place."""
         self._lease = lease
         try:
             tell("engines", f"engine {part + 1} on {lease.where}")
-            self.window, self.address = lease.follow("start", make, sampler, log, part, parts, on=emit)
+            self.window, self.address = lease.follow("start", make, _bare(sampler), log, part, parts, home, on=emit)
         except BaseException:
             lease.end()
             raise
@@ -53,3 +57,8 @@ class RayEngine:
     def close(self) -> None:
         """Ends it and gives its GPUs back."""
         self._lease.end()
+
+
+def _bare(sampler: Sampler) -> Sampler:
+    """Without the run's connection to an object store: a node has its own."""
+    return replace(sampler, model=replace(sampler.model, source=None))

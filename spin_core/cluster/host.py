@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spin_core.cluster.disk import Disk, RunHome
 from spin_core.encoding.ends import Ends
 from spin_core.generation.engine import Engine, Prompt, Sampler
 from spin_core.runtime import devices, leftovers, output, process, progress
@@ -56,6 +57,14 @@ class Failed:
     status: int
 
 
+class _ChildFailed(Exception):
+    """Its status says why, and what it made is not sent."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
 class Host:
     """One actor; nothing that it started outlives it, however it ends."""
 
@@ -67,6 +76,7 @@ class Host:
         # a child dies with the thread that started it, so an engine's lives as long as this
         self._starter = ThreadPoolExecutor(1, "engine-starter")
         self._engine: Engine | None = None
+        self._disk: Disk | None = None
 
     def where(self) -> Where:
         """Where it was placed."""
@@ -87,10 +97,22 @@ class Host:
         """What `auto` is on this node's GPUs."""
         return devices.precision("auto")
 
-    def run(self, module: str, job: Mapping[str, Any], env: Mapping[str, str], command: Command, place: Place) -> Iterator[list[Any]]:
-        """Runs `python [command] -m module` on a job: its lines, then its status."""
+    def run(
+        self, module: str, job: Mapping[str, Any], env: Mapping[str, str], command: Command, place: Place, home: RunHome | None = None
+    ) -> Iterator[list[Any]]:
+        """Runs `python [command] -m module` on a job: its lines, then its status. With a `home`, on a disk of this node's own, and what
+        it made and sent comes, too."""
 
         def work(emit: Emit) -> int:
+            if home is None:
+                return run_child(emit, job)
+            with self._disk_of(home).job(job, place.rank if place.gpus else None, emit) as here:
+                status = run_child(emit, here)
+                if status:
+                    raise _ChildFailed(status)
+            return status
+
+        def run_child(emit: Emit, job: Mapping[str, Any]) -> int:
             words = command(place)
             env_of_child = devices.environment(devices.visible()) | dict(env)
             with process.job_file(job) as file:
@@ -104,13 +126,20 @@ class Host:
 
         yield from _streamed(work)
 
-    def start(self, make: MakeEngine, sampler: Sampler, log: Path, part: int, parts: int) -> Iterator[list[Any]]:
+    def _disk_of(self, home: RunHome) -> Disk:
+        self._disk = self._disk or Disk(home)
+        return self._disk
+
+    def start(
+        self, make: MakeEngine, sampler: Sampler, log: Path, part: int, parts: int, home: RunHome | None = None
+    ) -> Iterator[list[Any]]:
         """Starts the engine: its progress events, then its window and address."""
 
         def work(emit: Emit) -> tuple[int, Any]:
             end = progress.listen(emit)
             try:
-                self._engine = engine = self._starter.submit(make, sampler, log, part, parts).result()
+                mine = self._disk_of(home).here(sampler, log) if home else (sampler, log)
+                self._engine = engine = self._starter.submit(make, *mine, part, parts).result()
             finally:
                 end()
             return engine.window, engine.address
@@ -138,6 +167,8 @@ class Host:
         if self._engine is not None:
             self._engine.close()
         process.end_all()
+        if self._disk:
+            self._disk.close()
 
 
 def _streamed(work: Callable[[Emit], Any], every_s: float = _LINES_S) -> Iterator[list[Any]]:
@@ -148,6 +179,8 @@ def _streamed(work: Callable[[Emit], Any], every_s: float = _LINES_S) -> Iterato
     def act() -> None:
         try:
             items.put(Done(work(items.put)))
+        except _ChildFailed as failed:
+            items.put(Done(failed.status))
         except SpinflowError as error:
             items.put(Failed(output.told(error), error.exit_code if isinstance(error, ChildCrash) else -1))
         except BaseException as error:  # a bug: in the run's log it should have its name

@@ -13,6 +13,7 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from spin_core.cluster.disk import Made, RunHome
 from spin_core.cluster.engines import RayEngine
 from spin_core.cluster.host import Host, MakeEngine
 from spin_core.cluster.lease import Lease, Wait
@@ -21,7 +22,8 @@ from spin_core.cluster.wide import wide_engine
 from spin_core.generation.engine import Ended, Engine, Sampler
 from spin_core.generation.pool import engine_memory, local_engine
 from spin_core.runtime.devices import never
-from spin_core.runtime.errors import Cancelled, ChildCrash, SpinflowError
+from spin_core.runtime.errors import BadInput, Cancelled, ChildCrash, SpinflowError
+from spin_core.runtime.memory import fp32_bytes
 from spin_core.runtime.machine import Child, Command, Place, ThisMachine, parts_of, side_by_side, telling
 from spin_core.runtime.output import Output
 from spin_core.runtime.progress import tell
@@ -46,6 +48,7 @@ class ClusterMachine:
     def __init__(self, store: Store, nodes: Nodes, make_engine: MakeEngine = local_engine) -> None:
         self._store, self._nodes, self._make_engine, self._make_wide = store, nodes, make_engine, wide_engine
         self._here = ThisMachine(store)
+        self._home = RunHome(store.url, str(store.home)) if store.url else None
         self._leases: set[Lease] = set()
         self._lock = threading.Lock()
 
@@ -59,6 +62,11 @@ class ClusterMachine:
     def device_count(self) -> int:
         """See `Machine`."""
         return max(1, sum(self.gpus()))
+
+    @property
+    def elsewhere(self) -> bool:
+        """See `Machine`."""
+        return self._home is not None
 
     def precision(self) -> str:
         """What `training.precision: auto` is on these GPUs: one of them is asked."""
@@ -133,7 +141,14 @@ class ClusterMachine:
         tell(child.name, f"runs on {where}")
         read = Output(child.module, self._store.log_path(child.log), child.name, child.part, where)
         with read:
-            status = lease.follow("run", child.module, child.job, child.env, command, place, on=read.take)
+
+            def take(item: str | Made) -> None:
+                if isinstance(item, Made):
+                    self._store.receive(item.name, item.files)
+                else:
+                    read.take(item)
+
+            status = lease.follow("run", child.module, child.job, child.env, command, place, self._home, on=take)
         read.end(status)
 
     # engines
@@ -147,8 +162,11 @@ class ClusterMachine:
         """What an engine asks for: GPUs of one node, or of several where none that is there has as many."""
         size = sampler.settings.tensor_parallel
         if 1 < size > max(self.gpus(), default=0):
+            if self._home:
+                remedy = "lower generation.tensor_parallel to what one node has, or take a home on a disk that the nodes share"
+                raise BadInput("an engine over several nodes reads its model from a folder that all of them see", remedy=remedy)
             return Need(size, wide=True)
-        return Need(size, engine_memory(sampler.settings.engine, sampler.model.path))
+        return Need(size, engine_memory(sampler.settings.engine, fp32_bytes(sampler.model)))
 
     def _start(self, sampler: Sampler, part: int, parts: int, ended: Ended) -> Engine:
         """Waits for a place, which is asked for anew where nodes that come or go make it another need."""
@@ -166,7 +184,7 @@ class ClusterMachine:
                 if not isinstance(error, Cancelled) or ended():
                     raise
         make = partial(self._make_wide, lease.group) if lease.group is not None else self._make_engine
-        return RayEngine(lease, make, sampler, log, part, parts)
+        return RayEngine(lease, make, sampler, log, part, parts, self._home)
 
     def _gives_up(self, need: Need, sampler: Sampler, ended: Ended) -> bool:
         return ended() or self._need(sampler) != need

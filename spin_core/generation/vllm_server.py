@@ -76,7 +76,7 @@ class VllmServer:
         if group:
             memory.require_gpu_memory(group, sampler.settings.gpu_memory, "vLLM", ended)
         else:
-            memory.require_memory(ram(sampler.model.path), "vLLM with this model", ended)
+            memory.require_memory(ram(memory.weight_bytes(sampler.model.path, _FP32_BYTES)), "vLLM with this model", ended)
 
     def _environment(self, group: Sequence[devices.Device], settings: GenerationSettings) -> dict[str, str]:
         return _environment(group, settings)
@@ -138,9 +138,9 @@ class VllmServer:
         self._hold.release()
 
 
-def ram(model: Path) -> int:
-    """Bytes of memory that a server takes without a GPU: the weights in fp32, the cache, and what it runs on."""
-    return memory.weight_bytes(model, _FP32_BYTES) + (_CPU_CACHE_GIB + _CPU_RUNTIME_GIB) * 2**30
+def ram(weights: int) -> int:
+    """Bytes of memory that a server takes without a GPU: so many of weights in fp32, the cache, and what it runs on."""
+    return weights + (_CPU_CACHE_GIB + _CPU_RUNTIME_GIB) * 2**30
 
 
 def batch(group: Sequence[devices.Device], settings: GenerationSettings) -> tuple[int, int]:

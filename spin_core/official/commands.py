@@ -27,7 +27,7 @@ _LOOSE: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": Tr
 
 Home = Annotated[str, typer.Option("--home", envvar="SPINFLOW_HOME", help="Where artifacts, logs and models live.")]
 OutputDir = Annotated[Path, typer.Option("--output-dir", help="Folder for the result.")]
-_DEFAULT_HOME = Path("~/.spinflow")
+_DEFAULT_HOME = "~/.spinflow"
 
 
 def reformat(

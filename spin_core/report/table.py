@@ -80,7 +80,8 @@ def show(store: Store, recipe: Recipe, console: Console) -> None:
         samples.add_row(*(_short(row[key]) for key in ("prompt", "real", "before", "after")))
     console.print(samples)
     best = best_of(turns, recipe.stop)
-    console.print(f"best model: {model_of(turns, best).place}", soft_wrap=True)
+    where = f"θ_{best} in {store.url}; `spinflow export {recipe.name} FOLDER` takes it away" if store.url else model_of(turns, best).folder
+    console.print(f"best model: {where}", soft_wrap=True)
 
 
 def _short(text: str, limit: int = 300) -> str:

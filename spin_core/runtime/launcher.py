@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any, Protocol
@@ -106,4 +106,9 @@ class Launcher:
 
     def work_dir(self, stage: Stage) -> Path:
         """A folder that survives a crash, for what the stage can resume from."""
-        return self.store.work_dir(stage.spec())
+        return self.store.work_dir(stage.spec(), elsewhere=self._machine.elsewhere)
+
+    def collect(self, files: Iterable[Path]) -> None:
+        """Has pieces that children made on other disks in this machine's work folder."""
+        if self._machine.elsewhere:
+            self.store.collect(files)

@@ -54,6 +54,11 @@ class Machine(Protocol):
         """How many children with a device each run at once now; 1 where there is none."""
         ...
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether children with a device have disks of their own: then their work folders are not this machine's."""
+        ...
+
     def run(self, child: Child, node: str = "") -> None:
         """A child without a device, on this machine, or beside the engine of that `node`."""
         ...
@@ -73,6 +78,8 @@ class Machine(Protocol):
 
 class ThisMachine:
     """Children of this process, with devices that are locked against other runs."""
+
+    elsewhere = False
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -9,12 +9,14 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from spin_core.runtime import leftovers
 from spin_core.runtime.devices import Device, ask_nvidia_smi, never, pause
 from spin_core.runtime.errors import SpinflowError
 from spin_core.runtime.progress import Progress, emit
+from spin_core.store import Ref
 
 _PATIENCE_S = 10.0  # a child that was just killed gives its memory back within this time
 
@@ -55,6 +57,12 @@ def weight_bytes(model: Path, bytes_per_weight: int) -> int:
             header = json.loads(handle.read(struct.unpack("<Q", handle.read(8))[0]))
         weights += sum(math.prod(entry["shape"]) for key, entry in header.items() if key != "__metadata__")
     return weights * bytes_per_weight
+
+
+@lru_cache
+def fp32_bytes(model: Ref) -> int:
+    """The size of a model's weights in memory, in fp32; where they are not on this machine, as they are stored, which is no more."""
+    return weight_bytes(model.folder, 4) if model.here else model.bytes
 
 
 def require_memory(need: int, what: str, ended: Callable[[], bool] = never, patience_s: float = _PATIENCE_S) -> None:

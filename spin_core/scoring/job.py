@@ -21,7 +21,7 @@ from spin_core.runtime.process import job_main
 from spin_core.runtime.progress import Teller
 from spin_core.scoring.scores import IDS, SECONDS, SHARD_SCORES
 from spin_core.store.files import whole
-from spin_core.store.locks import untaken
+from spin_core.store.shares import untaken
 
 _TOKENS = 8192  # tokens in one forward pass, padding included; changes memory and speed only
 _SIDES = ("prompt_ids", "real_ids", "generated_ids")
@@ -131,7 +131,7 @@ def _score(job: dict[str, Any]) -> None:
     scorer: Scorer | None = None
     loaded: str | None = None
     shards = {Path(shard["file"]): shard for shard in job["shards"]}
-    for target in untaken(shards):
+    for target in untaken(shards, job.get("shared", "")):
         shard = shards[target]
         if shard["source"] not in readers:
             readers = {shard["source"]: RowReader(Path(shard["source"]), [*IDS, *_SIDES])}

@@ -14,10 +14,10 @@ from spin_core.contracts.tables import count_rows
 from spin_core.recipe import TrainingSettings
 from spin_core.runtime import devices
 from spin_core.runtime.launcher import Launcher
-from spin_core.runtime.memory import weight_bytes
+from spin_core.runtime.memory import fp32_bytes
 from spin_core.scoring.scores import join_shards, scoring_seconds, surprise
 from spin_core.store import Ref, Spec
-from spin_core.store.locks import require_whole
+from spin_core.store.shares import require_whole
 
 STAGE_VERSION = 6
 _JOB = "spin_core.scoring.job"
@@ -64,14 +64,16 @@ class Score:
         todo = sum(shard["stop"] - shard["start"] for shard in missing)
         job: dict[str, Any] = {"model": str(self.model.folder), "attention": self.settings.attention, "backend": self.settings.backend}
         job |= {"precision": devices.precision(self.settings.precision), "shards": missing, "total": total, "done": total - todo}
-        on.spread(_JOB, job, f"score-{self.spec().digest}", self.label, most=len(missing), memory=weight_bytes(self.model.path, 4))
-        require_whole([Path(shard["file"]) for shard in shards], self.label)
+        on.spread(_JOB, job, f"score-{self.spec().digest}", self.label, most=len(missing), memory=fp32_bytes(self.model))
+        files = [Path(shard["file"]) for shard in shards]
+        on.collect(files)
+        require_whole(files, self.label)
         for split in self.splits:
-            files = [Path(shard["file"]) for shard in shards if shard["split"] == split]
-            join_shards(files, out / SCORES_OF[split])
+            of_split = [Path(shard["file"]) for shard in shards if shard["split"] == split]
+            join_shards(of_split, out / SCORES_OF[split])
             if split == "train":
-                surprise(files).write(out)
-        seconds = scoring_seconds([Path(shard["file"]) for shard in shards])
+                surprise(of_split).write(out)
+        seconds = scoring_seconds(files)
         return {"pairs_per_s": min(on.device_count, len(shards)) * total / max(seconds, 1e-9)}
 
     def _shards(self, work: Path) -> list[dict[str, Any]]:

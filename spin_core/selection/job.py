@@ -16,7 +16,7 @@ from spin_core.scoring.job import Rows, Scorer
 from spin_core.selection.choice import Candidate
 from spin_core.selection.weights import scored_folder, write_player
 from spin_core.store.files import whole
-from spin_core.store.locks import untaken
+from spin_core.store.shares import untaken
 
 
 def _work(job: dict[str, Any]) -> None:
@@ -31,7 +31,7 @@ def _score(job: dict[str, Any]) -> None:
     rows = _read(Path(job["rows"]))
     teller = Teller("choosing", job["total"] * len(rows), "rows", 0 if job["part"] else job["done"] * len(rows))
     found = {Path(entry["file"]): Candidate(entry["epoch"], entry["gamma"]) for entry in job["candidates"]}
-    for target in untaken(found):
+    for target in untaken(found, job.get("shared", "")):
         work = target.with_suffix("")
         folder = scored_folder(job, found[target], work)
         logps = _logps(job | {"model": str(folder)}, rows, teller)

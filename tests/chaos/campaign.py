@@ -53,10 +53,15 @@ class Campaign:
         """The same command, every time."""
         self.runs += 1
         self.killed = False
-        command = [*prefix, sys.executable, "-m", "flows.cli", "run", "tiny.yaml", "--home", str(self.home)]
+        command = [*prefix, sys.executable, "-m", "flows.cli", "run", "tiny.yaml", "--home", self.place]
         env = {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(self.folder / "prefect"), "CHAOS": self.mark}
         with self.log.open("w") as log:
             self.run = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, text=True, env={**self.environment, **env})
+
+    @property
+    def place(self) -> str:
+        """Its home, as runs are told."""
+        return str(self.home)
 
     def running(self) -> bool:
         """Whether the run is under way; looks after the artifacts meanwhile."""

@@ -54,7 +54,9 @@ class Bucket:
     def at(cls, url: str) -> Bucket:
         """`s3://bucket/prefix`, `gs://…` or `az://…`, with the credentials of the environment or of the machine's role."""
         if not _PLACE.fullmatch(url):
-            raise BadInput(f"home {url}: {_NO_PLACE}", remedy="give a folder, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX")
+            raise BadInput(
+                f"home {url}: {_NO_PLACE}", remedy="give a folder, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX"
+            )
         if not find_spec("obstore"):
             raise BadInput(f"home {url}: obstore is not installed", remedy="pip install 'spinflow[object-store]'")
         from obstore.exceptions import BaseError
@@ -85,6 +87,16 @@ class Bucket:
         """An object, or None."""
         found = self.read(name)
         return found[0] if found else None
+
+    def has(self, name: str) -> bool:
+        """Whether there is such an object."""
+        import obstore
+
+        try:
+            self._asked(lambda: obstore.head(self._store, name), name)
+        except FileNotFoundError:
+            return False
+        return True
 
     def put(self, name: str, data: bytes) -> Version:
         """Writes an object, whatever was there."""

@@ -1,7 +1,8 @@
 """What an unfinished stage can go on from, kept in the object store while it works, so that another machine can.
 
-work/<kind>-<digest>/INDEX.json    the files, written after their parts
-work/<kind>-<digest>/<sha256>      parts
+work/<kind>-<digest>/INDEX-<rank>.json    the files of one machine, written after their parts, only by who has begun last
+work/<kind>-<digest>/<sha256>             parts
+shares/<kind>-<digest>/<file>             pieces that several machines make side by side, see `spin_core.store.shares`
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from spin_core.runtime.errors import SpinflowError
 from spin_core.runtime.progress import tell
 from spin_core.store.files import replace_text
 from spin_core.store.remote import moving
-from spin_core.store.remote.bucket import Bucket
+from spin_core.store.remote.bucket import Bucket, Version
 from spin_core.store.remote.moving import Sent
 
 EVERY_S = 15.0
@@ -27,36 +29,49 @@ Seen = dict[str, tuple[int, int]]  # bytes and time of change of a file
 
 
 class Mirror:
-    """One work folder and its copy in the store, in one process."""
+    """One work folder and its copy in the store. Of several machines that work on one stage together each has its own, by `rank`."""
 
-    def __init__(self, bucket: Bucket, folder: Path) -> None:
-        self._bucket, self._folder, self._prefix = bucket, folder, f"work/{folder.name}"
-        self._over, self._thread = threading.Event(), threading.Thread(target=self._go_on, daemon=True, name=f"mirror-{folder.name}")
+    def __init__(self, bucket: Bucket, folder: Path, name: str, rank: int = 0) -> None:
+        self._bucket, self._folder, self._name, self._prefix = bucket, folder, name, f"work/{name}"
+        self._index = f"{self._prefix}/INDEX-{rank}.json"
+        self._owner, self._version = uuid4().hex, Version(None, None)
+        self._over, self._thread = threading.Event(), threading.Thread(target=self._go_on, daemon=True, name=f"mirror-{name}")
         self._seen: Seen = {}
         self._sent: dict[str, Sent] = {}
 
     def begin(self) -> None:
-        """Has the folder as whoever worked on it last left it, and keeps the store's copy up to date from now on."""
-        found = self._bucket.read(f"{self._prefix}/INDEX.json")
+        """Has the folder as those who worked on it last left it, and keeps the store's copy up to date from now on."""
+        indexes = {entry.name for entry in self._bucket.list(self._prefix) if "/INDEX-" in entry.name}
+        found = {name: data for name in sorted(indexes) if (data := self._bucket.get(name))}
         mark = self._folder / _MARK
-        if found:
-            self._sent = json.loads(found[0])
-            if not (mark.is_file() and mark.read_bytes() == found[0]):  # else this machine is at least as far
-                shutil.rmtree(self._folder, ignore_errors=True)
-                self._folder.mkdir(parents=True)
-                moving.fetch(self._bucket, self._prefix, self._sent, self._folder, lambda size: None)
-                mark.write_bytes(found[0])
-                self._seen = _state(self._folder)
+        if found and not (mark.is_file() and mark.read_bytes() == found.get(self._index)):  # else this machine is at least as far
+            files = {name: entry for data in found.values() for name, entry in json.loads(data)["files"].items()}
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.mkdir(parents=True)
+            moving.fetch(self._bucket, self._prefix, files, self._folder, lambda size: None)
+            self._seen = _state(self._folder)
+        self._sent = json.loads(found[self._index])["files"] if self._index in found else {}
+        self._take_over(self._sent)
         self._thread.start()
 
-    def end(self, *, finished: bool) -> None:
-        """Stops; what was `finished` needs no copy any more, of the rest the last state is kept."""
+    def _take_over(self, files: Mapping[str, Sent]) -> None:
+        """From now on nobody who began before can write the index: it may be at work still, on a machine that was cut off."""
+        while True:
+            before, text = self._bucket.read(self._index), self._text(files)
+            written = self._bucket.replace(self._index, text, before[1]) if before else self._bucket.create(self._index, text)
+            if written:
+                self._version = written
+                replace_text(self._folder / _MARK, text.decode())
+                return
+
+    def _text(self, files: Mapping[str, Sent]) -> bytes:
+        return json.dumps({"owner": self._owner, "files": files}, sort_keys=True).encode()
+
+    def end(self) -> None:
+        """Stops; the last state is kept."""
         self._over.set()
         self._thread.join()
-        if finished:
-            discard(self._bucket, self._folder.name)
-        else:
-            self._look()
+        self._look()
 
     def _go_on(self) -> None:
         while not self._over.wait(EVERY_S):
@@ -66,7 +81,7 @@ class Mirror:
         try:
             self.copy()
         except (SpinflowError, OSError) as error:  # the work itself goes on
-            tell(f"{self._folder.name}: copy in the object store", f"is behind: {error}")
+            tell(f"{self._name}: copy in the object store", f"is behind: {error}")
 
     def copy(self) -> None:
         """Sends what is new, then the index. Files that went meanwhile belong to a state that is over: nothing is written then."""
@@ -74,7 +89,7 @@ class Mirror:
         if not seen or seen == self._seen:
             return
         known = set(_parts(self._sent.values()))
-        new = {name: self._folder / name for name in seen if self._seen.get(name) != seen[name]}
+        new = {name: self._folder / name for name in seen if self._seen.get(name) != seen[name] or name not in self._sent}
         try:
             sent = moving.send(self._bucket, self._prefix, new, known, lambda size: None)
         except FileNotFoundError:
@@ -82,19 +97,25 @@ class Mirror:
         later = _state(self._folder)
         if any(later.get(name) != seen[name] for name in new):
             return  # it was written to while it was read; the next look has it whole
-        self._sent = {name: self._sent[name] if name not in sent else sent[name] for name in seen}
-        index = json.dumps(self._sent, sort_keys=True)
-        self._bucket.put(f"{self._prefix}/INDEX.json", index.encode())
-        replace_text(self._folder / _MARK, index)
-        self._seen = seen
+        self._sent = {name: sent.get(name) or self._sent[name] for name in seen}
+        text = self._text(self._sent)
+        written = self._bucket.replace(self._index, text, self._version)
+        if written is None:
+            self._over.set()
+            tell(f"{self._name}: copy in the object store", "another run has taken this over")
+            return
+        self._version, self._seen = written, seen
+        replace_text(self._folder / _MARK, text.decode())
         self._bucket.delete(f"{self._prefix}/{part}" for part in known - set(_parts(self._sent.values())))
 
 
 def discard(bucket: Bucket, name: str) -> None:
-    """Removes a work folder's copy, its index first."""
-    entries = sorted((entry.name for entry in bucket.list(f"work/{name}")), key=lambda found: not found.endswith("INDEX.json"))
-    bucket.delete(entries[:1])
-    bucket.delete(entries[1:])
+    """Removes a work folder's copy, its indexes first."""
+    for folder in ("work", "shares"):
+        names = [entry.name for entry in bucket.list(f"{folder}/{name}")]
+        indexes = {found for found in names if "/INDEX-" in found}
+        bucket.delete(indexes)
+        bucket.delete({*names} - indexes)
 
 
 def _state(folder: Path) -> Seen:

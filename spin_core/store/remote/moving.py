@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import BoundedSemaphore
@@ -63,28 +63,35 @@ def fetch(bucket: Bucket, prefix: str, files: Mapping[str, Sent], into: Path, mo
     Raises Corrupt where a part is not there or is not what its name says.
     """
 
-    def one(name: str, target: Path, offset: int, size: int) -> None:
-        with target.open("r+b") as handle:
-            handle.seek(offset)
-            if hashlib.sha256(handle.read(size)).hexdigest() != name:
-                data = _part(bucket, f"{prefix}/{name}", name)
+    def one(name: str, places: Sequence[tuple[Path, int]], size: int) -> None:
+        missing = [place for place in places if hashlib.sha256(_at(*place, size)).hexdigest() != name]
+        data = _part(bucket, f"{prefix}/{name}", name) if missing else b""
+        for target, offset in missing:
+            with target.open("r+b") as handle:
                 os.pwrite(handle.fileno(), data, offset)
-        moved(size)
+        moved(size * len(places))
 
+    wanted = dict[str, list[tuple[Path, int]]]()
+    sizes = dict[str, int]()
+    for name, entry in files.items():
+        target = into / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.touch()
+        os.truncate(target, entry["bytes"])
+        offsets = range(0, max(1, entry["bytes"]), PART)
+        for offset, part in zip(offsets, entry.get("parts", [entry["sha256"]]), strict=True):
+            wanted.setdefault(part, []).append((target, offset))
+            sizes[part] = min(PART, entry["bytes"] - offset)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        work = []
-        for name, entry in files.items():
-            target = into / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.touch()
-            os.truncate(target, entry["bytes"])
-            sizes = range(0, max(1, entry["bytes"]), PART)
-            for offset, part in zip(sizes, entry.get("parts", [entry["sha256"]]), strict=True):
-                work.append(pool.submit(one, part, target, offset, min(PART, entry["bytes"] - offset)))
-        for future in work:
+        for future in [pool.submit(one, part, places, sizes[part]) for part, places in wanted.items()]:
             future.result()
     for name in files:
         fsync(into / name)
+
+
+def _at(file: Path, offset: int, size: int) -> bytes:
+    with file.open("rb") as handle:
+        return os.pread(handle.fileno(), size, offset)
 
 
 def _part(bucket: Bucket, place: str, name: str) -> bytes:

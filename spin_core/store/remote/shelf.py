@@ -153,6 +153,10 @@ class Shelf:
             os.replace(coming / name, place / name)
         return place / name
 
+    def fetch(self, kind: str, digest: str, files: Mapping[str, Sent], into: Path) -> None:
+        """Files that were sent under an artifact's name, whether it exists or not."""
+        moving.fetch(self._bucket, _files(kind, digest), files, into, lambda size: None)
+
     def _bring(self, ref: Ref, files: Mapping[str, Sent], into: Path) -> None:
         total = sum(entry["bytes"] for entry in files.values())
         self.cache.make_room(total)
@@ -195,7 +199,7 @@ class Shelf:
                 yield self._left(_files(kind, digest), "no manifest has it", left)
         yield from (self._left(one.name, "was damaged, and set aside", {one.name: one.bytes}) for one in self._bucket.list("corrupt"))
         works = dict[str, dict[str, int]]()
-        for entry in self._bucket.list("work"):
+        for entry in (found for folder in ("work", "shares") for found in self._bucket.list(folder)):
             works.setdefault(entry.name.split("/")[1], {})[entry.name] = entry.bytes
         yield from (self._left(f"work/{name}", "no campaign would go on from it", entries) for name, entries in works.items())
 

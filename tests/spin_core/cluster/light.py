@@ -11,7 +11,7 @@ from typing import Any
 from spin_core.runtime.errors import BadInput
 from spin_core.runtime.process import job_main
 from spin_core.runtime.progress import Progress, print_event
-from spin_core.store.locks import untaken
+from spin_core.store.shares import untaken
 
 
 def _work(job: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """A home in an object store: whole or not at all, found by every machine, verified, and nothing moved twice."""
 
+import json
 import os
 import threading
 from pathlib import Path
@@ -70,8 +71,8 @@ def test_what_is_asked_of_the_store(machine: Machine, server: S3) -> None:
 def test_what_is_damaged_in_the_store_is_set_aside_and_made_again(machine: Machine, harm: str) -> None:
     ref = machine("a").build(SPEC, write)
     store = machine("b")
-    (part,) = [entry.name for entry in store._bucket.list("files") if entry.bytes]
-    store._bucket.put(part, b"hellp") if harm == "flip" else store._bucket.delete([part])
+    (part,) = [entry.name for entry in store.bucket.list("files") if entry.bytes]
+    store.bucket.put(part, b"hellp") if harm == "flip" else store.bucket.delete([part])
     with pytest.raises(Corrupt, match="run again"):
         store.build(SPEC, never).path  # noqa: B018
     assert store.lookup(SPEC) is None
@@ -104,10 +105,11 @@ def test_large_files_go_in_parts_and_what_was_sent_is_not_sent_again(machine: Ma
             raise BadInput("refused")
         return put(bucket, name, data)
 
-    put = type(store._bucket).put
-    with monkeypatch.context() as patch, pytest.raises(BadInput):
-        patch.setattr(type(store._bucket), "put", broken)
-        store.build(spec, large)
+    put = type(store.bucket).put
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store.bucket), "put", broken)
+        with pytest.raises(BadInput):
+            store.build(spec, large)
     server.reset()
     ref = machine("a").build(spec, large)
     assert server.requests["PUT files"] == 11 - 4
@@ -117,10 +119,11 @@ def test_large_files_go_in_parts_and_what_was_sent_is_not_sent_again(machine: Ma
 
 def test_a_fetch_that_broke_goes_on(machine: Machine, server: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moving, "PART", 1000)
-    ref = machine("a").build(Spec("model", 1, {}), lambda out: (out / "model").write_bytes(bytes(range(250)) * 40) and None)
+    content = os.urandom(10_000)
+    ref = machine("a").build(Spec("model", 1, {}), lambda out: (out / "model").write_bytes(content) and None)
     store = machine("b")
     there, gets = store.find("model", ref.digest), 0
-    get = type(store._bucket).get
+    get = type(store.bucket).get
 
     def broken(bucket: Any, name: str) -> bytes | None:
         nonlocal gets
@@ -129,13 +132,13 @@ def test_a_fetch_that_broke_goes_on(machine: Machine, server: S3, monkeypatch: p
             raise BadInput("refused")
         return get(bucket, name)
 
-    monkeypatch.setattr(type(store._bucket), "get", broken)
+    monkeypatch.setattr(type(store.bucket), "get", broken)
     with pytest.raises(BadInput):
         there.path  # noqa: B018
     assert not there.here
-    monkeypatch.setattr(type(store._bucket), "get", get)
+    monkeypatch.setattr(type(store.bucket), "get", get)
     server.reset()
-    assert (machine("b").find("model", ref.digest).path / "model").read_bytes() == bytes(range(250)) * 40
+    assert (machine("b").find("model", ref.digest).path / "model").read_bytes() == content
     assert server.requests["GET files"] < 10
 
 
@@ -154,7 +157,7 @@ def test_two_machines_that_both_made_it_have_one_artifact(machine: Machine) -> N
     def overtaken(staging: Path) -> None:
         (staging / "data.txt").write_text("slow")
         manifest = fast.shelf.send(SPEC.kind, SPEC.digest, made)  # as if its claim had been taken over
-        text = '{"files": %s, "facts": {}, "created": "2026-01-01T00:00:00Z"}' % str(manifest).replace("'", '"')
+        text = json.dumps({"files": manifest, "facts": {}, "created": "2026-01-01T00:00:00Z"})
         assert fast.shelf.commit(SPEC.kind, SPEC.digest, text)
 
     made = fast.home / "made"
@@ -177,7 +180,7 @@ def test_what_another_machine_removed_is_not_here_either(machine: Machine) -> No
     again = machine("b")
     assert again.lookup(SPEC) is None
     assert not (again.find(ref.kind, ref.digest).folder / MANIFEST).exists()
-    assert not [*machine("a")._bucket.list("")]
+    assert not [*machine("a").bucket.list("")]
 
 
 def test_the_cache_stays_within_its_bound(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

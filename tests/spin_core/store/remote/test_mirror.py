@@ -48,7 +48,7 @@ def test_nothing_stays_of_what_was_finished(machine: Machine) -> None:
         (out / "model").write_text((work / "ckpt-1" / "state").read_text())
 
     store.build(SPEC, write)
-    assert [entry.name for entry in store._bucket.list("") if entry.name.startswith("work")] == []
+    assert [entry.name for entry in store.bucket.list("") if entry.name.startswith("work")] == []
     assert machine("c").works() == []
 
 
@@ -68,7 +68,7 @@ def test_it_is_sent_while_the_work_goes_on(machine: Machine, server: S3, monkeyp
             other = machine(f"look-{step}")
             assert (other.work_dir(SPEC) / "state").read_text() == f"{step}" * 100
             assert not (other.work_dir(SPEC) / "rows.arrow").exists()
-            other.end_mirror(other.work_dir(SPEC), finished=False)
+            other.end_work(other.work_dir(SPEC), finished=False)
 
     store.build(SPEC, write)
 
