@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -135,17 +136,20 @@ class Shelf:
             manifest = self.manifest(ref)
             coming = self._home / ".incoming" / f"{ref.kind}-{ref.digest}"
             coming.mkdir(parents=True, exist_ok=True)
+            if self._some(ref).is_dir():  # what came alone need not come again
+                shutil.copytree(self._some(ref), coming, dirs_exist_ok=True)
             self._bring(ref, manifest["files"], coming)
             text = self._copy(ref).read_text()
             replace_text(coming / MANIFEST, text)
             os.utime(coming / MANIFEST, (created(manifest), created(manifest)))
             ref.folder.parent.mkdir(parents=True, exist_ok=True)
             os.rename(coming, ref.folder)
+            shutil.rmtree(self._some(ref), ignore_errors=True)
 
     def bring_file(self, ref: Ref, name: str) -> Path:
         """See `Source`."""
         files = self.manifest(ref)["files"]
-        place = self._home / "some" / plain(ref.kind) / plain(ref.digest)
+        place = self._some(ref)
         if name in files and not (place / name).exists():
             coming = place.with_name(f".{ref.digest}-{uuid4().hex[:8]}")
             self._bring(ref, {name: files[name]}, coming)
@@ -179,6 +183,10 @@ class Shelf:
     def _drop(self, ref: Ref) -> None:
         self._copy(ref).unlink(missing_ok=True)
         self.cache.drop(ref.folder)
+
+    def _some(self, ref: Ref) -> Path:
+        """Single files of an artifact that is not here."""
+        return self._home / "some" / plain(ref.kind) / plain(ref.digest)
 
     def _copy(self, ref: Ref) -> Path:
         return self._home / "manifests" / plain(ref.kind) / f"{plain(ref.digest)}.json"
