@@ -30,7 +30,7 @@ _EMPTY = b'<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncate
 class S3:
     """One bucket."""
 
-    def __init__(self, hang_s: float = 5.0) -> None:
+    def __init__(self, hang_s: float = 5.0, host: str = "127.0.0.1") -> None:
         from moto.moto_api._internal import mock_random
         from moto.server import DomainDispatcherApplication, create_backend_app
         from werkzeug.serving import make_server
@@ -45,9 +45,10 @@ class S3:
         self.failed: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._app = DomainDispatcherApplication(create_backend_app)
-        self._server = make_server("127.0.0.1", 0, self._front, threaded=True)
+        self._server = make_server(host, 0, self._front, threaded=True)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        self.port = self._server.server_port
+        self.endpoint = f"http://127.0.0.1:{self.port}"
         self.environment = {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": "key",
@@ -103,13 +104,13 @@ class S3:
 
 
 @contextmanager
-def s3(hang_s: float = 5.0) -> Iterator[S3]:
+def s3(hang_s: float = 5.0, host: str = "127.0.0.1") -> Iterator[S3]:
     """The server, with its environment set. Skips where what it is made of is not installed."""
     pytest.importorskip("moto", reason="moto is not installed")
     pytest.importorskip("obstore", reason="obstore is not installed")
     import httpx
 
-    server = S3(hang_s)
+    server = S3(hang_s, host)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment.items():
             patch.setenv(name, value)

@@ -1,0 +1,76 @@
+"""A campaign over three hosts that share nothing but a network and an object store, two of which are cut off for a minute."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.campaign import command_line
+from tests.s3 import S3, s3
+from tests.spin_core.cluster.hosts import Host, gateway, hosts
+from tests.spin_core.store.remote.campaign import InBucket
+
+DEADLINE_S = 1800.0
+CUT_S = 60.0
+
+
+class OnHosts(InBucket):
+    """Its flow is a process of the head; its children are on the other hosts."""
+
+    def __init__(self, folder: Path, model: Path, server: S3, found: list[Host], cluster: str) -> None:
+        super().__init__(folder, model, server, rows=24, iterations=2)
+        recipe = folder / "tiny.yaml"  # these GPUs would have bf16, which is slow on the CPU that does the work
+        recipe.write_text(recipe.read_text().replace("save_steps: 1", "save_steps: 1, precision: fp32"))
+        self.environment = {
+            **os.environ,
+            **found[0].environment,
+            "SPINFLOW_CLUSTER": cluster,
+            "SPINFLOW_CACHE": str(found[0].disk / "cache"),
+        }
+
+    def left(self) -> list[int]:
+        """Hosts' own processes stay."""
+        return [pid for pid in super().left() if "-m spin_core." in command_line(pid)]
+
+
+def on(host: Host, *words: str) -> list[int]:
+    """Its processes whose command line has all the words."""
+    pids = subprocess.run(["ip", "netns", "pids", host.name], capture_output=True, text=True).stdout.split()
+    return [pid for pid in map(int, pids) if all(word in command_line(pid) for word in words) and "accelerate" not in command_line(pid)]
+
+
+@pytest.mark.long
+def test_hosts_without_a_shared_folder(tmp_path: Path, tiny_model: Path) -> None:
+    """If it fails, a cluster needs a file system that all its machines mount; or a switch that restarts costs a campaign."""
+    with s3(host="0.0.0.0") as server:
+        environment = {**server.environment, "AWS_ENDPOINT_URL": f"http://{gateway()}:{server.port}", "RAY_USAGE_STATS_ENABLED": "0"}
+        with hosts(tmp_path, 3, environment) as found:
+            for host in found:
+                host.environment["SPINFLOW_CACHE"] = str(host.disk / "cache")
+            campaign = OnHosts(tmp_path, tiny_model, server, found, f"{found[0].address}:6379")
+            left, cuts, deadline = (
+                ["generation.transformers_engine", "training.job"],
+                list[threading.Thread](),
+                time.monotonic() + DEADLINE_S,
+            )
+            campaign.start(tuple(found[0].command()))
+            while campaign.running():
+                assert time.monotonic() < deadline, f"the run hangs:\n{campaign.output()}"
+                at_work = [host for host in found[1:] if left and on(host, f"-m spin_core.{left[0]}")]
+                if at_work and not any(cut.is_alive() for cut in cuts):
+                    print(f"{at_work[-1].name} is cut off in the middle of {left.pop(0)}")
+                    cuts.append(threading.Thread(target=at_work[-1].cut, args=(CUT_S,)))
+                    cuts[-1].start()
+                time.sleep(0.2)
+            for cut in cuts:
+                cut.join()
+            assert campaign.end() == 0, campaign.output()
+            assert not left, f"never came to happen: {left}"
+            campaign.check()
+            for host in found[1:]:
+                assert list((host.disk / "cache").glob("*/artifacts/model/*")), f"{host.name} never had a model"
