@@ -32,8 +32,8 @@ class Host:
     """One of them; number 0 is the head, and where the flow runs."""
 
     number: int
-    disk: Path  # hidden from all others
-    hidden: Path  # whose content no host sees but in its own place
+    disk: Path  # where what it has lies; no host sees the others'
+    inside: Path  # what it calls that: the same on all
     environment: dict[str, str]
     started: list[subprocess.Popen[Any]] = field(default_factory=list)
 
@@ -46,18 +46,17 @@ class Host:
         return f"{_NET}.{self.number + 10}"
 
     def command(self, *words: str) -> list[str]:
-        """Runs on this host: an empty folder lies over what all hosts' disks are in, and this one's own disk in it."""
-        mine = f"mount -t tmpfs tmpfs {self.hidden}/all && mkdir -p {self.disk} && mount --bind /proc/self/fd/9 {self.disk} && exec 9<&-"
-        script = f'exec 9<{self.disk} && {mine} && exec "$@"'
+        """Runs on this host, which sees its own disk and no other."""
+        script = f'mount --bind {self.disk} {self.inside} && mount -t tmpfs tmpfs {self.disk.parent} && exec "$@"'
         return ["ip", "netns", "exec", self.name, "unshare", "-m", "bash", "-c", script, "host", *words]
 
     def join(self) -> None:
         """Starts its Ray node, as its machine's service manager would after a boot."""
         ray = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--block", "--disable-usage-stats"]
-        place = [f"--node-ip-address={self.address}", f"--temp-dir={self.disk}/ray", "--num-cpus=1", f"--num-gpus={min(self.number, 1)}"]
+        place = [f"--node-ip-address={self.address}", f"--temp-dir={self.inside}/ray", "--num-cpus=1", f"--num-gpus={min(self.number, 1)}"]
         role = [f"--port={_PORT}", "--head", "--include-dashboard=false"] if not self.number else [f"--address={_NET}.10:{_PORT}"]
         env = {**os.environ, **self.environment, "PYTHONPATH": str(ROOT)}
-        with (self.disk.parent / f"{self.name}.log").open("ab") as log:
+        with (self.inside.parent / f"{self.name}.log").open("ab") as log:
             self.started.append(
                 subprocess.Popen(self.command(*ray, *place, *role), stdout=log, stderr=log, env=env, start_new_session=True)
             )
@@ -91,7 +90,7 @@ class Host:
 def hosts(folder: Path, count: int, environment: dict[str, str]) -> Iterator[list[Host]]:
     """A head without GPUs and so many hosts with one each. Skips where a machine does not allow it."""
     pytest.importorskip("ray", reason="Ray is not installed")
-    found = [Host(number, folder / "all" / f"disk{number}", folder, environment) for number in range(count + 1)]
+    found = [Host(number, folder / "disks" / str(number), folder / "disk", environment) for number in range(count + 1)]
     try:
         try:
             ip("link", "add", "spinbr", "type", "bridge")
@@ -99,6 +98,7 @@ def hosts(folder: Path, count: int, environment: dict[str, str]) -> Iterator[lis
             pytest.skip(f"no networks can be made here: {error}")
         ip("addr", "add", f"{_NET}.1/24", "dev", "spinbr")
         ip("link", "set", "spinbr", "up")
+        (folder / "disk").mkdir()
         for host in found:
             host.disk.mkdir(parents=True)
             ip("netns", "add", host.name)
@@ -108,7 +108,7 @@ def hosts(folder: Path, count: int, environment: dict[str, str]) -> Iterator[lis
             ip("-n", host.name, "link", "set", "eth0", "up")
             ip("-n", host.name, "link", "set", "lo", "up")
         found[0].join()
-        wait_until(lambda: _answers(found[0]), 90)
+        wait_until(lambda: _answers(found[0]), 240)
         for host in found[1:]:
             host.join()
         yield found

@@ -26,12 +26,7 @@ class OnHosts(InBucket):
         super().__init__(folder, model, server, rows=24, iterations=2)
         recipe = folder / "tiny.yaml"  # these GPUs would have bf16, which is slow on the CPU that does the work
         recipe.write_text(recipe.read_text().replace("save_steps: 1", "save_steps: 1, precision: fp32"))
-        self.environment = {
-            **os.environ,
-            **found[0].environment,
-            "SPINFLOW_CLUSTER": cluster,
-            "SPINFLOW_CACHE": str(found[0].disk / "cache"),
-        }
+        self.environment = {**os.environ, **found[0].environment, "SPINFLOW_CLUSTER": cluster}
 
     def left(self) -> list[int]:
         """Hosts' own processes stay."""
@@ -49,9 +44,8 @@ def test_hosts_without_a_shared_folder(tmp_path: Path, tiny_model: Path) -> None
     """If it fails, a cluster needs a file system that all its machines mount; or a switch that restarts costs a campaign."""
     with s3(host="0.0.0.0") as server:
         environment = {**server.environment, "AWS_ENDPOINT_URL": f"http://{gateway()}:{server.port}", "RAY_USAGE_STATS_ENABLED": "0"}
+        environment["SPINFLOW_CACHE"] = str(tmp_path / "disk" / "cache")
         with hosts(tmp_path, 3, environment) as found:
-            for host in found:
-                host.environment["SPINFLOW_CACHE"] = str(host.disk / "cache")
             campaign = OnHosts(tmp_path, tiny_model, server, found, f"{found[0].address}:6379")
             left, cuts, deadline = (
                 ["generation.transformers_engine", "training.job"],
