@@ -47,13 +47,14 @@ class Host:
 
     def command(self, *words: str) -> list[str]:
         """Runs on this host, which sees its own disk and no other."""
-        script = f'mount --bind {self.disk} {self.inside} && mount -t tmpfs tmpfs {self.disk.parent} && exec "$@"'
+        ray = "mkdir -p /tmp/ray && mount -t tmpfs tmpfs /tmp/ray"  # its sockets' names have to be short
+        script = f'{ray} && mount --bind {self.disk} {self.inside} && mount -t tmpfs tmpfs {self.disk.parent} && exec "$@"'
         return ["ip", "netns", "exec", self.name, "unshare", "-m", "bash", "-c", script, "host", *words]
 
     def join(self) -> None:
         """Starts its Ray node, as its machine's service manager would after a boot."""
         ray = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--block", "--disable-usage-stats"]
-        place = [f"--node-ip-address={self.address}", f"--temp-dir={self.inside}/ray", "--num-cpus=1", f"--num-gpus={min(self.number, 1)}"]
+        place = [f"--node-ip-address={self.address}", "--num-cpus=1", f"--num-gpus={min(self.number, 1)}"]
         role = [f"--port={_PORT}", "--head", "--include-dashboard=false"] if not self.number else [f"--address={_NET}.10:{_PORT}"]
         env = {**os.environ, **self.environment, "PYTHONPATH": str(ROOT)}
         with (self.inside.parent / f"{self.name}.log").open("ab") as log:
