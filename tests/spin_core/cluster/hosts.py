@@ -51,6 +51,19 @@ class Host:
         script = f'{ray} && mount --bind {self.disk} {self.inside} && mount -t tmpfs tmpfs {self.disk.parent} && exec "$@"'
         return ["ip", "netns", "exec", self.name, "unshare", "-m", "bash", "-c", script, "host", *words]
 
+    def beside(self) -> tuple[str, ...]:
+        """What comes before a command that runs beside its Ray node."""
+        return (
+            "nsenter",
+            f"--target={self.started[-1].pid}",
+            "--mount",
+            "--net",
+            "bash",
+            "-c",
+            f'cd {self.inside.parent} && exec "$@"',
+            "host",
+        )
+
     def join(self) -> None:
         """Starts its Ray node, as its machine's service manager would after a boot."""
         ray = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--block", "--disable-usage-stats"]

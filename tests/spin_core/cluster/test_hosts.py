@@ -52,7 +52,7 @@ def test_hosts_without_a_shared_folder(tmp_path: Path, tiny_model: Path) -> None
                 list[threading.Thread](),
                 time.monotonic() + DEADLINE_S,
             )
-            campaign.start(tuple(found[0].command()))
+            campaign.start(found[0].beside())
             while campaign.running():
                 assert time.monotonic() < deadline, f"the run hangs:\n{campaign.output()}"
                 at_work = [host for host in found[1:] if left and on(host, f"-m spin_core.{left[0]}")]

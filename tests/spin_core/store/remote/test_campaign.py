@@ -22,7 +22,7 @@ def command(campaign: InBucket, *words: str) -> str:
         env={**campaign.environment, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "PREFECT_HOME": str(campaign.folder / "prefect")},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
