@@ -23,8 +23,8 @@ from spin_core.generation.engine import Ended, Engine, Sampler
 from spin_core.generation.pool import engine_memory, local_engine
 from spin_core.runtime.devices import never
 from spin_core.runtime.errors import BadInput, Cancelled, ChildCrash, SpinflowError
-from spin_core.runtime.memory import fp32_bytes
 from spin_core.runtime.machine import Child, Command, Place, ThisMachine, parts_of, side_by_side, telling
+from spin_core.runtime.memory import fp32_bytes
 from spin_core.runtime.output import Output
 from spin_core.runtime.progress import tell
 from spin_core.store import Store

