@@ -114,7 +114,7 @@ class Host:
 
         def run_child(emit: Emit, job: Mapping[str, Any]) -> int:
             words = command(place)
-            env_of_child = devices.environment(devices.visible()) | dict(env)
+            env_of_child = devices.environment(devices.visible()) | (_interface() if place.count > 1 else {}) | dict(env)
             with process.job_file(job) as file:
                 child = process.spawn([sys.executable, *words, "-m", module, file], Path(os.devnull), env_of_child, pipe=True)
                 assert child.stdout is not None
@@ -169,6 +169,17 @@ class Host:
         process.end_all()
         if self._disk:
             self._disk.close()
+
+
+def _interface() -> dict[str, str]:
+    """Has those that train together meet on the network that the cluster is on: by themselves they take the one that the machine's own
+    name is on, which often is loopback."""
+    import psutil
+    import ray
+
+    address = ray.util.get_node_ip_address()
+    name = next((name for name, found in psutil.net_if_addrs().items() if any(one.address == address for one in found)), None)
+    return {variable: name for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if name and variable not in os.environ}
 
 
 def _streamed(work: Callable[[Emit], Any], every_s: float = _LINES_S) -> Iterator[list[Any]]:

@@ -48,8 +48,8 @@ class Host:
     def command(self, *words: str) -> list[str]:
         """Runs on this host, which sees its own disk and no other."""
         ray = "mkdir -p /tmp/ray && mount -t tmpfs tmpfs /tmp/ray"  # its sockets' names have to be short
-        script = f'{ray} && mount --bind {self.disk} {self.inside} && mount -t tmpfs tmpfs {self.disk.parent} && exec "$@"'
-        return ["ip", "netns", "exec", self.name, "unshare", "-m", "bash", "-c", script, "host", *words]
+        script = f'hostname {self.name} && {ray} && mount --bind {self.disk} {self.inside} && mount -t tmpfs tmpfs {self.disk.parent} && exec "$@"'
+        return ["ip", "netns", "exec", self.name, "unshare", "-m", "-u", "bash", "-c", script, "host", *words]
 
     def beside(self) -> tuple[str, ...]:
         """What comes before a command that runs beside its Ray node."""
