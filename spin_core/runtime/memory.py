@@ -62,7 +62,7 @@ def weight_bytes(model: Path, bytes_per_weight: int) -> int:
 @lru_cache
 def fp32_bytes(model: Ref) -> int:
     """The size of a model's weights in memory, in fp32; where they are not on this machine, as they are stored, which is no more."""
-    return weight_bytes(model.folder, 4) if model.here else model.bytes
+    return model.bytes if model.source and not model.here else weight_bytes(model.folder, 4)
 
 
 def require_memory(need: int, what: str, ended: Callable[[], bool] = never, patience_s: float = _PATIENCE_S) -> None:

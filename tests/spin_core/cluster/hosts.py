@@ -47,8 +47,9 @@ class Host:
 
     def command(self, *words: str) -> list[str]:
         """Runs on this host, which sees its own disk and no other."""
-        ray = "mkdir -p /tmp/ray && mount -t tmpfs tmpfs /tmp/ray"  # its sockets' names have to be short
-        script = f'hostname {self.name} && {ray} && mount --bind {self.disk} {self.inside} && mount -t tmpfs tmpfs {self.disk.parent} && exec "$@"'
+        short = "mkdir -p /tmp/ray && mount -t tmpfs tmpfs /tmp/ray"  # Ray's sockets' names have to be
+        disk = f"mount --bind {self.disk} {self.inside} && mount -t tmpfs tmpfs {self.disk.parent}"
+        script = f'hostname {self.name} && {short} && {disk} && exec "$@"'
         return ["ip", "netns", "exec", self.name, "unshare", "-m", "-u", "bash", "-c", script, "host", *words]
 
     def beside(self) -> tuple[str, ...]:
