@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from spin_core.runtime import surroundings  # noqa: E402  this file is run as a script
 from spin_core.runtime.errors import SpinflowError  # noqa: E402
+from spin_core.store import Store  # noqa: E402
 
 SETTINGS = ROOT / "prefect.toml"
 _ROLES = ("worker", "server")  # in the order of their end
@@ -33,20 +34,20 @@ def main() -> None:
     """Parses the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("command", choices=["up", "down", "status"])
-    parser.add_argument("--home", type=Path, default=Path(os.environ.get("SPINFLOW_HOME") or "~/.spinflow"), help="where artifacts live")
+    parser.add_argument("--home", default=os.environ.get("SPINFLOW_HOME") or "~/.spinflow", help="where artifacts live")
     parser.add_argument("--port", type=int, default=4200)
     parser.add_argument("--recipe", type=Path, help="recipe file whose values the deployments start from")
     arguments = parser.parse_args()
     try:
         surroundings.prepare()
-        home = surroundings.expanded(arguments.home)
+        store = Store(arguments.home)
         if arguments.command == "up":
-            surroundings.require_writable(home)
+            surroundings.require_writable(store.home)
     except SpinflowError as error:
         raise SystemExit(f"error: {error}") from None
-    folder = home / "server"
+    folder = store.home / "server"
     if arguments.command == "up":
-        up(folder, home, arguments.port, arguments.recipe)
+        up(folder, store.place, arguments.port, arguments.recipe)
     elif arguments.command == "down":
         down(folder)
     else:
@@ -54,7 +55,7 @@ def main() -> None:
             print(f"{role}: {'up, process ' + str(pid) if (pid := running(folder, role)) else 'down'}")
 
 
-def up(folder: Path, home: Path, port: int, recipe: Path | None) -> None:
+def up(folder: Path, home: str, port: int, recipe: Path | None) -> None:
     """Starts what is not up yet, and applies automations and deployments."""
     folder.mkdir(parents=True, exist_ok=True)
     api = f"http://127.0.0.1:{port}/api"
@@ -65,7 +66,7 @@ def up(folder: Path, home: Path, port: int, recipe: Path | None) -> None:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "PREFECT_WORKER_QUERY_SECONDS": "3",  # a person who starts a run is waiting for it
-        "SPINFLOW_HOME": str(home),
+        "SPINFLOW_HOME": home,
     }
     prefect = [sys.executable, "-m", "prefect"]
     if not running(folder, "server"):
