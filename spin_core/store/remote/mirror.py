@@ -1,8 +1,8 @@
 """What an unfinished stage can go on from, kept in the object store while it works, so that another machine can.
 
-work/<kind>-<digest>/INDEX-<rank>.json    the files of one machine, written after their parts, only by who has begun last
-work/<kind>-<digest>/<sha256>             parts
-shares/<kind>-<digest>/<file>             pieces that several machines make side by side, see `spin_core.store.shares`
+    work/<kind>-<digest>/<rank>/INDEX.json    the files of one machine, written after their parts, only by who has begun last
+    work/<kind>-<digest>/<rank>/<sha256>      parts
+    shares/<kind>-<digest>/<file>             pieces that several machines make side by side, see `spin_core.store.shares`
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from spin_core.store.remote.bucket import Bucket, Version
 from spin_core.store.remote.moving import Sent
 
 EVERY_S = 15.0
+_INDEX = "INDEX.json"
 _MARK = ".mirrored"  # the index that the folder had or got last
 _HERE_ONLY = {".lock", ".part", ".arrow"}  # rows.arrow is made anew from pairs faster than it is fetched
 Seen = dict[str, tuple[int, int]]  # bytes and time of change of a file
@@ -32,25 +33,29 @@ class Mirror:
     """One work folder and its copy in the store. Of several machines that work on one stage together each has its own, by `rank`."""
 
     def __init__(self, bucket: Bucket, folder: Path, name: str, rank: int = 0) -> None:
-        self._bucket, self._folder, self._name, self._prefix = bucket, folder, name, f"work/{name}"
-        self._index = f"{self._prefix}/INDEX-{rank}.json"
+        self._bucket, self._folder, self._name, self._prefix = bucket, folder, name, f"work/{name}/{rank}"
+        self._index = f"{self._prefix}/{_INDEX}"
         self._owner, self._version = uuid4().hex, Version(None, None)
         self._over, self._thread = threading.Event(), threading.Thread(target=self._go_on, daemon=True, name=f"mirror-{name}")
         self._seen: Seen = {}
+        self._others: Seen = {}  # files of other machines, as they came: theirs to keep
         self._sent: dict[str, Sent] = {}
 
     def begin(self) -> None:
         """Has the folder as those who worked on it last left it, and keeps the store's copy up to date from now on."""
-        indexes = {entry.name for entry in self._bucket.list(self._prefix) if "/INDEX-" in entry.name}
+        indexes = {entry.name for entry in self._bucket.list(f"work/{self._name}") if entry.name.endswith(_INDEX)}
         found = {name: data for name in sorted(indexes) if (data := self._bucket.get(name))}
+        self._sent = json.loads(found[self._index])["files"] if self._index in found else {}
         mark = self._folder / _MARK
         if found and not (mark.is_file() and mark.read_bytes() == found.get(self._index)):  # else this machine is at least as far
-            files = {name: entry for data in found.values() for name, entry in json.loads(data)["files"].items()}
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder.mkdir(parents=True)
-            moving.fetch(self._bucket, self._prefix, files, self._folder, lambda size: None)
-            self._seen = _state(self._folder)
-        self._sent = json.loads(found[self._index])["files"] if self._index in found else {}
+            for index, data in found.items():
+                files = {name: entry for name, entry in json.loads(data)["files"].items() if index == self._index or name not in self._sent}
+                moving.fetch(self._bucket, index.rpartition("/")[0], files, self._folder, lambda size: None)
+            state = _state(self._folder)
+            self._seen = {name: seen for name, seen in state.items() if name in self._sent}
+            self._others = {name: seen for name, seen in state.items() if name not in self._sent}
         self._take_over(self._sent)
         self._thread.start()
 
@@ -85,7 +90,7 @@ class Mirror:
 
     def copy(self) -> None:
         """Sends what is new, then the index. Files that went meanwhile belong to a state that is over: nothing is written then."""
-        seen = _state(self._folder)
+        seen = {name: state for name, state in _state(self._folder).items() if self._others.get(name) != state}
         if not seen or seen == self._seen:
             return
         known = set(_parts(self._sent.values()))
@@ -113,7 +118,7 @@ def discard(bucket: Bucket, name: str) -> None:
     """Removes a work folder's copy, its indexes first."""
     for folder in ("work", "shares"):
         names = [entry.name for entry in bucket.list(f"{folder}/{name}")]
-        indexes = {found for found in names if "/INDEX-" in found}
+        indexes = {found for found in names if found.endswith(_INDEX)}
         bucket.delete(indexes)
         bucket.delete({*names} - indexes)
 

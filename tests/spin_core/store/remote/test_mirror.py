@@ -1,6 +1,7 @@
 """What an unfinished stage goes on from, for a machine that did not begin it."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from spin_core.runtime.errors import ChildCrash
 from spin_core.store import Spec, Store
 from spin_core.store.remote import mirror, moving
+from spin_core.store.remote.mirror import Mirror
 from tests.spin_core.cluster.nodes import wait_until
 from tests.spin_core.store.remote.conftest import Machine
 
@@ -62,8 +64,8 @@ def test_it_is_sent_while_the_work_goes_on(machine: Machine, tmp_path: Path, mon
     def sent() -> dict[str, str]:
         """What another machine would begin with."""
         assert store.bucket is not None
-        files = json.loads(store.bucket.get(f"work/{SPEC.name}/INDEX-0.json") or b"{}").get("files", {})
-        moving.fetch(store.bucket, f"work/{SPEC.name}", files, tmp_path / "look", lambda size: None)
+        files = json.loads(store.bucket.get(f"work/{SPEC.name}/0/INDEX.json") or b"{}").get("files", {})
+        moving.fetch(store.bucket, f"work/{SPEC.name}/0", files, tmp_path / "look", lambda size: None)
         return {name: (tmp_path / "look" / name).read_text() for name in files}
 
     def write(out: Path) -> None:
@@ -90,6 +92,44 @@ def test_who_was_replaced_writes_no_more(machine: Machine, monkeypatch: pytest.M
     b.end_work(new, finished=False)
     a.end_work(old, finished=False)
     assert (machine("c").work_dir(SPEC) / "state").read_text() == "222"
+
+
+def test_machines_that_train_together_keep_their_own(machine: Machine, tmp_path: Path) -> None:
+    """Each writes its part of a checkpoint; all of them begin with all parts, however many there are then."""
+    bucket = machine("a").bucket
+    assert bucket is not None
+
+    def mirrors(count: int, run: str) -> list[tuple[Mirror, Path]]:
+        found = [(tmp_path / f"{run}-{rank}" / SPEC.name, rank) for rank in range(count)]
+        begun = [(Mirror(bucket, folder, SPEC.name, rank), folder) for folder, rank in found]
+        for one, folder in begun:
+            folder.mkdir(parents=True)
+            one.begin()
+        return begun
+
+    def write(pairs: list[tuple[Mirror, Path]], step: int) -> None:
+        for rank, (one, folder) in enumerate(pairs):
+            for old in folder.glob("ckpt-*"):
+                shutil.rmtree(old)
+            (folder / f"ckpt-{step}").mkdir()
+            (folder / f"ckpt-{step}" / f"part-{rank}").write_text(f"{step}-{rank}")
+            one.copy()
+
+    first = mirrors(2, "first")
+    write(first, 1)
+    for one, _ in first:
+        one.end()
+    second = mirrors(2, "second")
+    assert all([*map(str, sorted(folder.rglob("part-*")))] == [f"{folder}/ckpt-1/part-{rank}" for rank in (0, 1)] for _, folder in second)
+    second[1][0].copy()
+    assert len([*bucket.list(f"work/{SPEC.name}/1")]) == 2, "what came from another machine is that one's to keep"
+    write(second, 2)
+    write(second, 3)
+    for one, _ in second:
+        one.end()
+    ((alone, folder),) = mirrors(1, "third")
+    assert {file.read_text() for file in folder.rglob("part-*")} == {"3-0", "3-1"}
+    alone.end()
 
 
 def test_a_store_that_is_away_does_not_stop_the_work(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
