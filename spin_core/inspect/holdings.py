@@ -84,8 +84,9 @@ def _leftovers(store: Store, kept: Kept) -> Iterator[Left]:
         return Left(str(path.relative_to(store.home)), why, size_of(path), path.name, lambda: shutil.rmtree(path, ignore_errors=True))
 
     yield from (here(path, "was damaged, and set aside") for path in sorted((store.home / "corrupt").glob("*")))
-    half_made = sorted((store.home / ".staging").glob("*"))
-    yield from (here(path, "was not finished") for path in half_made if not store.held(store.lock(path.name)))
+    for folder, lock in ((".staging", ""), (".incoming", "bring-")):
+        half_made = sorted((store.home / folder).glob("*"))
+        yield from (here(path, "was not finished") for path in half_made if not store.held(store.lock(f"{lock}{path.name}")))
     for path in sorted((store.home / "work").glob("*-*")):
         if not _is_work(store, kept, path.name):
             yield here(path, "no campaign would go on from it")
@@ -93,7 +94,7 @@ def _leftovers(store: Store, kept: Kept) -> Iterator[Left]:
         yield from (
             Left(found.name, found.why, found.bytes, found.lock, found.remove)
             for found in store.shelf.leftovers()
-            if not found.name.startswith("work/") or not _is_work(store, kept, found.lock)
+            if not (_is_work(store, kept, found.lock) if found.name.startswith("work/") else store.held(store.lock(found.lock)))
         )
 
 

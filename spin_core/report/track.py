@@ -23,11 +23,12 @@ def track(store: Store, recipe: Recipe, turns: Sequence[Turn]) -> None:
     """In a child; a tracker that cannot be reached is told about and fails nothing."""
     names = recipe.training.report_to
     file = store.campaign_folder(recipe.name) / _FILE
+    store.pull(file)
     had: list[str] = json.loads(file.read_text()) if file.exists() else []
     new = [turn for turn in turns if turn.ref("evaluation").digest not in had]
     if not names or not new:
         return
-    campaign = Campaign(recipe.name, str(store.home))
+    campaign = Campaign(recipe.name, str(store.home), store.url)
     evaluations = [figures for turn in new for figures in _of_turn(turn)]
     job: dict[str, Any] = {"names": list(names), "campaign": campaign.as_dict(), "evaluations": evaluations}
     try:
@@ -36,6 +37,7 @@ def track(store: Store, recipe: Recipe, turns: Sequence[Turn]) -> None:
         tell("training.report_to", f"evaluations were not sent: {error}")
         return
     replace_text(file, json.dumps([*had, *(turn.ref("evaluation").digest for turn in new)]))
+    store.push(file)
 
 
 def _of_turn(turn: Turn) -> Iterator[tuple[int, dict[str, float]]]:

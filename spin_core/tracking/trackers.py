@@ -23,12 +23,13 @@ class Campaign:
     """Whose run it is. The id is the home's and the name's: the same in every iteration, another one for somebody else's campaign."""
 
     name: str
-    home: str
+    home: str  # the folder on this machine
+    place: str = ""  # of the home, where that is not a folder: the same on all machines
 
     @property
     def id(self) -> str:
         """Letters, digits and dashes."""
-        digest = hashlib.sha256(f"{self.home}\n{self.name}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{self.place or self.home}\n{self.name}".encode()).hexdigest()
         return f"{re.sub(r'[^A-Za-z0-9]+', '-', self.name).strip('-')}-{digest[:8]}"
 
     def folder(self, tracker: str) -> Path:

@@ -50,8 +50,9 @@ class Train:
 
     def run(self, out: Path, on: Launcher) -> dict[str, Any]:
         """Trains on all devices."""
+        campaign = {"name": on.campaign or "spinflow", "home": str(on.store.home), "place": on.store.url}
         job = {
-            "tracked": {"campaign": {"name": on.campaign or "spinflow", "home": str(on.store.home)}, "first": self.steps_before},
+            "tracked": {"campaign": campaign, "first": self.steps_before},
             "model": str(self.model.folder),
             "pairs": str(self.pairs.folder),
             "reference": str(self.reference.folder),

@@ -1,8 +1,8 @@
 """What an unfinished stage can go on from, kept in the object store while it works, so that another machine can.
 
-    work/<kind>-<digest>/<rank>/INDEX.json    the files of one machine, written after their parts, only by who has begun last
-    work/<kind>-<digest>/<rank>/<sha256>      parts
-    shares/<kind>-<digest>/<file>             pieces that several machines make side by side, see `spin_core.store.shares`
+work/<kind>-<digest>/<rank>/INDEX.json    the files of one machine, written after their parts, only by who has begun last
+work/<kind>-<digest>/<rank>/<sha256>      parts
+shares/<kind>-<digest>/<file>             pieces that several machines make side by side, see `spin_core.store.shares`
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from spin_core.store.remote.bucket import Bucket
 from spin_core.store.remote.cache import Cache, touch
 from spin_core.store.remote.moving import Moved, Sent
 
+_LONG_AGO_S = 24 * 3600.0
 _SHOWN = 16 * 2**20  # bytes from which on a transfer is shown
 
 
@@ -206,6 +208,9 @@ class Shelf:
             if left:
                 yield self._left(_files(kind, digest), "no manifest has it", left)
         yield from (self._left(one.name, "was damaged, and set aside", {one.name: one.bytes}) for one in self._bucket.list("corrupt"))
+        for one in (found for folder in ("claims", "sessions") for found in self._bucket.list(folder)):
+            if time.time() - one.changed > _LONG_AGO_S:
+                yield self._left(one.name, "its process is gone", {one.name: one.bytes})
         works = dict[str, dict[str, int]]()
         for entry in (found for folder in ("work", "shares") for found in self._bucket.list(folder)):
             works.setdefault(entry.name.split("/")[1], {})[entry.name] = entry.bytes

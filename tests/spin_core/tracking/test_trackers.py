@@ -113,6 +113,7 @@ def test_the_id_is_the_campaigns() -> None:
     """The same in every iteration; not that of another person's campaign of the same name."""
     one = Campaign("my run", "/a").id
     assert one == Campaign("my run", "/a").id != Campaign("my run", "/b").id
+    assert Campaign("my run", "/a", "s3://b").id == Campaign("my run", "/b", "s3://b").id, "each machine has another cache"
     assert one.startswith("my-run-")
 
 
