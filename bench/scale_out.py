@@ -235,14 +235,13 @@ def main() -> None:
         return
     found = []
     for run in runs:
-        found.append(one := {"load_before": os.getloadavg()[0]} | measure(run))
+        found.append(one := {"commit": commit(), "load_before": os.getloadavg()[0]} | measure(run))
         what = f"{run.gpus} GPUs at {run.rate:,.0f} tokens/s, {run.shard_rows} rows a shard{', as a flow' * run.prefect}"
         print(f"{what}: {run.rows:,} rows in {one['seconds']:.1f} s, {one['efficiency']:.1%} of perfect scaling", flush=True)
     result = {
         "bench": "scale_out",
         "device": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "versions": {name: version(name) for name in ("ray", "prefect", "pyarrow")},
-        "commit": commit(),
         "runs": found,
     }
     print(json.dumps(result))

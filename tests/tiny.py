@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import pyarrow as pa
+
 from spin_core.contracts.rows import ENCODED
-from spin_core.contracts.tables import write_rows
+from spin_core.contracts.tables import TableWriter
 from spin_core.encoding.ends import Ends
 from spin_core.store import Ref, Spec, Store
 
@@ -49,10 +51,11 @@ def make_encoded(store: Store, rows: int, prompt_tokens: int = 16) -> tuple[Ref,
     """A `model` artifact without a model, and an `encoded` one of `rows` train rows: all that a stage of shards looks at."""
 
     def write(staging: Path) -> None:
-        content = [
-            {"row_id": f"{number:016x}", "prompt_ids": [3 + number % 7] * prompt_tokens, "real_ids": [4, 2]} for number in range(rows)
-        ]
-        write_rows(staging / "train.parquet", content, ENCODED)
+        with TableWriter(staging / "train.parquet", ENCODED) as out:
+            for start in range(0, rows, 8192):
+                numbers = range(start, min(rows, start + 8192))
+                content = [{"row_id": f"{n:016x}", "prompt_ids": [3 + n % 7] * prompt_tokens, "real_ids": [4, 2]} for n in numbers]
+                out.write(pa.Table.from_pylist(content, schema=ENCODED))
         Ends([2], ["<|im_end|>"], 2).write(staging)
 
     def no_model(staging: Path) -> None:
