@@ -6,10 +6,10 @@
 100 tokens a row. Shards, pool, store, Ray and the run's progress file are the real ones; the engines only wait, and tell each answer
 when it is due. With `prefect` each shard is a task as well, with Prefect's own server on a fresh database.
 
-What limits: each shard costs the flow's one process some milliseconds of CPU, whatever its rows (`flow_cpu_ms_a_shard`), so one core
-hands out a few hundred shards/s; 16 rows a shard, where the default is 64, are there to have many. And the last round: a GPU without
-a shard waits for those that have one, so a GPU should get 20 shards or more. Flow, Ray and all engines share this machine's cores
-here; `hosts_idle_cpu` is how many of them Ray's own part of the engines' processes takes while these have nothing to do.
+What limits: a shard costs the flow's one process about as much CPU whatever its rows (`flow_cpu_ms_a_shard`; most of it is Prefect's
+task), so a core hands out 20 to 30 shards/s as tasks; 16 rows a shard, where the default is 64, are there to have many. And the last
+round: a GPU without a shard waits for those that have one, so a GPU should get 20 shards or more. Flow, servers and all engines share
+this machine's cores here; `hosts_idle_cpu` is how many cores Ray's part of the engines' processes takes while these do nothing.
 """
 
 from __future__ import annotations
