@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 from uuid import uuid4
@@ -24,6 +28,7 @@ _ERRORS = {
     "503": ("503 Slow Down", "SlowDown"),
 }
 _HOME = re.compile(r"^home/([0-9a-f]{8}/)?")
+_COUNTS = "/-/counts"
 _EMPTY = b'<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncated><KeyCount>0</KeyCount></ListBucketResult>'
 
 
@@ -71,6 +76,9 @@ class S3:
             self.requests, self.names, self.sent, self.received = Counter(), Counter(), 0, 0
 
     def _front(self, environ: dict[str, Any], start: Any) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == _COUNTS:
+            start("200 OK", [("Content-Type", "application/json")])
+            return [json.dumps({"requests": self.requests, "sent": self.sent, "received": self.received}).encode()]
         method, query = environ["REQUEST_METHOD"], parse_qs(environ.get("QUERY_STRING", ""))
         path = environ["PATH_INFO"].removeprefix(f"/{self.bucket}").lstrip("/") or query.get("prefix", [""])[0]
         name = _HOME.sub("", path)
@@ -120,3 +128,30 @@ def s3(hang_s: float = 5.0, host: str = "127.0.0.1") -> Iterator[S3]:
             yield server
         finally:
             server.stop()
+
+
+@contextmanager
+def apart() -> Iterator[dict[str, str]]:
+    """The server in a process of its own, for what is timed: its environment, a home as HOME_URL, and where its counts are as COUNTS."""
+    command = [sys.executable, "-m", "tests.s3"]
+    child = subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout is not None
+        yield json.loads(child.stdout.readline())
+    finally:
+        child.kill()
+        child.wait()
+
+
+def _serve() -> None:
+    import httpx
+
+    server = S3()
+    httpx.put(f"{server.endpoint}/{server.bucket}").raise_for_status()
+    server.reset()
+    print(json.dumps(server.environment | {"HOME_URL": server.url, "COUNTS": server.endpoint + _COUNTS}), flush=True)
+    sys.stdin.read()  # until the other end goes
+
+
+if __name__ == "__main__":
+    _serve()
