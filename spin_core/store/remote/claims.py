@@ -94,7 +94,14 @@ class Claims:
         while self._bucket.create(key, mine) is None:
             found = self._bucket.read(key)
             if found is not None:  # else it was given back between two looks
-                return self._is_dead(json.loads(found[0])) and self._bucket.replace(key, mine, found[1]) is not None
+                return self._taken_over(key, mine, json.loads(found[0]), found[1])
+        return True
+
+    def _taken_over(self, key: str, mine: bytes, claim: dict[str, Any], version: Version) -> bool:
+        if not self._is_dead(claim) or self._bucket.replace(key, mine, version) is None:
+            return False
+        if claim["session"] != self._session:  # what else it claimed is free at once
+            self._bucket.delete([f"sessions/{claim['session']}"])
         return True
 
     def _give_back(self, name: str, mine: bytes) -> None:

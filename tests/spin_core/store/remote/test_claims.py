@@ -82,6 +82,7 @@ def test_what_a_dead_process_of_the_same_machine_held_is_free_at_once(machine: M
     begun = time.monotonic()
     with again.held(NAME, lambda holder: pytest.fail(f"waits for {holder}")):
         assert time.monotonic() - begun < 1.0
+    assert not [*again._bucket.list("")], "its session has gone with it"
 
 
 def test_a_holder_that_cannot_reach_the_store_for_a_while_keeps_it(machine: Machine, server: S3, monkeypatch: pytest.MonkeyPatch) -> None:
