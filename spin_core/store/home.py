@@ -191,7 +191,7 @@ class Home:
     def end_work(self, work: Path, *, finished: bool) -> None:
         """Nobody works in a folder any more; what was `finished` needs it no more, nor its copy."""
         if mirror := self._mirrors.pop(work, None):
-            mirror.end()
+            mirror.end(keep=not finished)
         if finished and self.bucket and work.exists():
             from spin_core.store.remote.mirror import discard
 

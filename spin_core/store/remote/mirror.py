@@ -72,11 +72,12 @@ class Mirror:
     def _text(self, files: Mapping[str, Sent]) -> bytes:
         return json.dumps({"owner": self._owner, "files": files}, sort_keys=True).encode()
 
-    def end(self) -> None:
-        """Stops; the last state is kept."""
+    def end(self, *, keep: bool = True) -> None:
+        """Stops; the last state is kept, unless nobody will go on from it."""
         self._over.set()
         self._thread.join()
-        self._look()
+        if keep:
+            self._look()
 
     def _go_on(self) -> None:
         while not self._over.wait(EVERY_S):
