@@ -65,15 +65,17 @@ class Disk:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
         assert self.store.bucket is not None
+        ended_well = False
         mirrors = [Mirror(self.store.bucket, work, work.name, rank) for work in works if rank is not None]
         try:
             for mirror in mirrors:
                 mirror.begin()
             with self.store.brought(here):
                 yield here
+            ended_well = True
         finally:
             for mirror in mirrors:
-                mirror.end()
+                mirror.end(keep=not ended_well)
         for out in outs:
             kind, _, digest = out.name.rpartition("-")
             assert self.store.shelf is not None
