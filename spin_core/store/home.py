@@ -34,7 +34,7 @@ class Home:
 
     def __init__(self, home: Path | str) -> None:
         """A folder, or s3://BUCKET/PREFIX, gs://…, az://…. Raises BadInput for what is neither."""
-        self.url = str(home) if _URL.fullmatch(str(home)) else ""
+        self.url = re.sub(r"(?<=[^/])/+$", "", str(home)) if _URL.fullmatch(str(home)) else ""
         self.home = surroundings.expanded(_cache_of(self.url) if self.url else Path(home))
         self.logs = self.home / "logs"
         self._swept = False
@@ -185,8 +185,9 @@ class Home:
         if self.bucket and work not in self._mirrors:
             from spin_core.store.remote.mirror import Mirror
 
-            self._mirrors[work] = mirror = Mirror(self.bucket, work, work.name)
+            mirror = Mirror(self.bucket, work, work.name)
             mirror.begin()
+            self._mirrors[work] = mirror
 
     def end_work(self, work: Path, *, finished: bool) -> None:
         """Nobody works in a folder any more; what was `finished` needs it no more, nor its copy."""

@@ -73,7 +73,9 @@ class Mirror:
         return json.dumps({"owner": self._owner, "files": files}, sort_keys=True).encode()
 
     def end(self, *, keep: bool = True) -> None:
-        """Stops; the last state is kept, unless nobody will go on from it."""
+        """Stops, if it has begun; the last state is kept, unless nobody will go on from it."""
+        if not self._thread.ident:
+            return
         self._over.set()
         self._thread.join()
         if keep:

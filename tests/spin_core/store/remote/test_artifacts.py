@@ -218,6 +218,11 @@ def test_many_threads_bring_one_artifact_once(machine: Machine, server: S3) -> N
     assert server.requests["GET files"] == 1
 
 
+def test_a_slash_at_the_end_is_the_same_home(machine: Machine) -> None:
+    store = machine("a")
+    assert Store(f"{store.url}/").home == store.home
+
+
 @pytest.mark.parametrize(
     ("url", "says"), [("s3://no-such-bucket-here/x", "bucket is not there"), ("ftp://x/y", "give a folder"), ("s3://", "give a folder")]
 )
