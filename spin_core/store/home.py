@@ -34,7 +34,7 @@ class Home:
 
     def __init__(self, home: Path | str) -> None:
         """A folder, or s3://BUCKET/PREFIX, gs://…, az://…. Raises BadInput for what is neither."""
-        self.url = re.sub(r"(?<=[^/])/+$", "", str(home)) if _URL.fullmatch(str(home)) else ""
+        self.url = re.sub(r"(?<=[^/:])/+$", "", str(home)) if _URL.fullmatch(str(home)) else ""
         self.home = surroundings.expanded(_cache_of(self.url) if self.url else Path(home))
         self.logs = self.home / "logs"
         self._swept = False
