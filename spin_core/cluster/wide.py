@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import pickle
 import runpy
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,7 +47,7 @@ class WideServer(VllmServer):
     def _environment(self, group: Sequence[devices.Device], settings: GenerationSettings) -> dict[str, str]:
         found = super()._environment(group, settings) | {"CUDA_VISIBLE_DEVICES": ""}  # the workers' are theirs, by Ray
         found |= {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_ENABLE_AUTO_CONNECT": "0"}  # not once more when it has left
-        return found | {GROUP: pickle.dumps(self._group).hex()}
+        return found | {GROUP: json.dumps({"id": self._group.id.hex(), "bundles": self._group.bundle_specs})}
 
     def _command(self, sampler: Sampler, group: Sequence[devices.Device], port: int) -> list[str]:
         return [*super()._command(sampler, group, port), "--distributed-executor-backend", "ray"]
@@ -60,7 +60,8 @@ def _serve() -> None:
     """
     from vllm.engine.arg_utils import EngineArgs
 
-    group, configure = pickle.loads(bytes.fromhex(os.environ[GROUP])), EngineArgs.create_engine_config
+    told, configure = json.loads(os.environ[GROUP]), EngineArgs.create_engine_config
+    group = PlacementGroup(ray.PlacementGroupID(bytes.fromhex(told["id"])), told["bundles"])
 
     def in_group(self: EngineArgs, *args: Any, **kwargs: Any) -> Any:
         config = configure(self, *args, **kwargs)
