@@ -1,6 +1,8 @@
 """Conditional writes whose answers are lost: each is done once, and whoever did it knows."""
 
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 from itertools import count
 
 import pytest
@@ -58,8 +60,6 @@ def test_what_may_be_repeated(bucket: Bucket, server: S3, fault: str) -> None:
 
 
 def test_a_store_that_stays_away_is_told_in_one_line(machine: Machine, server: S3, monkeypatch: pytest.MonkeyPatch) -> None:
-    from datetime import timedelta
-
     monkeypatch.setattr(rules, "_TRIED", timedelta(seconds=2))
     bucket = machine("b").bucket
     assert bucket is not None
@@ -68,6 +68,25 @@ def test_a_store_that_stays_away_is_told_in_one_line(machine: Machine, server: S
         with pytest.raises(Unreachable, match="run again to continue") as told:
             ask()
         assert "\n" not in str(told.value)
+
+
+def test_a_store_that_says_nothing(machine: Machine, server: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that is never answered ends by itself, and is asked again."""
+    monkeypatch.setattr(rules, "_SILENCE", timedelta(seconds=1))
+    monkeypatch.setattr(rules, "_REQUEST", timedelta(seconds=2))
+    bucket = machine("b").bucket
+    assert bucket is not None
+    for method, ask in (
+        ("PUT", lambda: bucket.put("a", b"1")),
+        ("GET", lambda: bucket.get("a")),
+        ("PUT", lambda: bucket.create("b", b"2")),
+    ):
+        fail(server, "hang", method)
+        began = time.monotonic()
+        assert ask()
+        assert time.monotonic() - began < 5.0, "before the server has given up"
+    assert server.failed["hang"] == 3
+    assert bucket.create("b", b"3") is None
 
 
 def test_keys_that_are_refused(bucket: Bucket, server: S3) -> None:
