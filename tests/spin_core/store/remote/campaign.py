@@ -69,4 +69,5 @@ class InBucket(Campaign):
             assert sorted(r["row_id"] for r in read_rows(pairs / TEST_FILE, ["row_id"])) == wanted["test"]
         assert store.bucket is not None
         assert store.works() == [], "resume state of finished work stays"
-        assert {entry.name.partition("/")[0] for entry in store.bucket.list("")} == {"manifests", "files", "campaigns"}
+        left = {entry.name.partition("/")[0] for entry in store.bucket.list("")} - {"manifests", "files", "campaigns"}
+        assert left <= {"sessions"}, "that of a run which was killed before it claimed anything goes with a gc a day later"
