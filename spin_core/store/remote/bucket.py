@@ -20,8 +20,11 @@ from spin_core.runtime.redact import redact
 
 _REQUEST = timedelta(seconds=120)  # the longest that one request may take; parts have 32 MiB
 _CONNECT, _SILENCE = timedelta(seconds=10), timedelta(seconds=30)
-_RETRIES, _TRIED = 12, timedelta(minutes=4)  # a store that cannot be reached for a minute or two costs nothing but that
+_TRIED = timedelta(minutes=4)  # a store that cannot be reached for a minute or two costs nothing but that
+_AT_FIRST = timedelta(seconds=15)  # a wrong address should be told while its writer still looks
+_RETRIES = 1000  # the time is the bound
 _PAUSE_S = 2.0
+_ROLE = "//169.254.169.254/"  # who is asked last for credentials
 _PLACE = re.compile(r"(s3|gs|az)://[^/]+(/.*)?")
 _NO_PLACE = "it is no place in an object store that is known"
 
@@ -47,8 +50,11 @@ class Bucket:
     """The objects under one URL. Names are relative to it. Everything raises Unreachable where the store does not answer for minutes,
     and BadInput where it refuses."""
 
-    def __init__(self, store: Any, url: str) -> None:
-        self._store, self.url = store, url.rstrip("/")
+    def __init__(self, connect: Callable[[timedelta], Any], url: str) -> None:
+        """`connect` gives the library's store, which tries so long."""
+        self._connect, self.url = connect, url.rstrip("/")
+        self._tried = _AT_FIRST
+        self._store = connect(_AT_FIRST)
 
     @classmethod
     def at(cls, url: str) -> Bucket:
@@ -67,9 +73,13 @@ class Bucket:
         if endpoint.startswith("http://"):  # MinIO and the like in a network of one's own
             client["allow_http"] = True
         config: Any = {"endpoint": endpoint} if endpoint and url.startswith("s3") else None
+
+        def connect(tried: timedelta) -> Any:
+            retry: Any = {"max_retries": _RETRIES, "retry_timeout": tried}
+            return from_url(url, config=config, client_options=client, retry_config=retry)
+
         try:
-            retry: Any = {"max_retries": _RETRIES, "retry_timeout": _TRIED}
-            return cls(from_url(url, config=config, client_options=client, retry_config=retry), url)
+            return cls(connect, url)
         except (BaseError, ValueError) as error:
             raise BadInput(f"home {url}: {_first_line(error)}", remedy="check it, and the credentials in the environment") from None
 
@@ -136,11 +146,12 @@ class Bucket:
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-        deadline = time.monotonic() + _TRIED.total_seconds()
+        deadline = time.monotonic() + self._tried.total_seconds()
         while True:
             try:
-                write = obstore.put(self._store, name, data, mode=mode, use_multipart=False)
-                return _version(write)
+                written = obstore.put(self._store, name, data, mode=mode, use_multipart=False)
+                self._answered()
+                return _version(written)
             except (AlreadyExistsError, PreconditionError):
                 found = self.read(name)
                 return found[1] if found and found[0] == data else None
@@ -157,13 +168,21 @@ class Bucket:
     def _asked(self, call: Callable[[], Any], name: str, *, absent: bool = False) -> Any:
         """What the store answers; `absent`: a "not found" can only mean the bucket."""
         try:
-            return call()
+            found = call()
         except FileNotFoundError:
             if absent:
                 raise self._no_bucket() from None
+            self._answered()
             raise
         except Exception as error:
             raise self._told(error, name) from None
+        self._answered()
+        return found
+
+    def _answered(self) -> None:
+        """From now on it is known to be there, and is waited for where it is away."""
+        if self._tried != _TRIED:
+            self._tried, self._store = _TRIED, self._connect(_TRIED)
 
     def _no_bucket(self) -> BadInput:
         return BadInput(f"home {self.url}: the bucket is not there", remedy="create it, or check the name and AWS_ENDPOINT_URL")
@@ -174,6 +193,9 @@ class Bucket:
 
         if "NoSuchBucket" in str(error) or ("list request" in str(error) and "404 Not Found" in str(error)):
             return self._no_bucket()
+        if _ROLE in str(error):
+            remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"
+            return BadInput(f"home {self.url}: there are no credentials", remedy=remedy)
         if isinstance(error, PermissionDeniedError | UnauthenticatedError):
             remedy = "check the credentials (AWS_ACCESS_KEY_ID, …, or the machine's role) and that they may read, write, list and delete"
             return BadInput(f"home {self.url}: access is refused", remedy=remedy)

@@ -1,5 +1,6 @@
 """Conditional writes whose answers are lost: each is done once, and whoever did it knows."""
 
+import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -61,6 +62,7 @@ def test_what_may_be_repeated(bucket: Bucket, server: S3, fault: str) -> None:
 
 def test_a_store_that_stays_away_is_told_in_one_line(machine: Machine, server: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, "_TRIED", timedelta(seconds=2))
+    monkeypatch.setattr(rules, "_AT_FIRST", timedelta(seconds=1))
     bucket = machine("b").bucket
     assert bucket is not None
     server.fault = lambda method, name: "503"
@@ -87,6 +89,17 @@ def test_a_store_that_says_nothing(machine: Machine, server: S3, monkeypatch: py
         assert time.monotonic() - began < 5.0, "before the server has given up"
     assert server.failed["hang"] == 3
     assert bucket.create("b", b"3") is None
+
+
+def test_a_store_that_is_away_for_a_while(bucket: Bucket, server: S3) -> None:
+    """It is started anew, or a switch is: connections are refused at once, so tries must not be counted."""
+    bucket.put("a", b"1")
+    server.fault = lambda method, name: "lost"
+    threading.Timer(12.0, lambda: setattr(server, "fault", lambda method, name: "")).start()
+    began = time.monotonic()
+    bucket.put("a", b"2")
+    assert time.monotonic() - began > 10.0
+    assert bucket.get("a") == b"2"
 
 
 def test_keys_that_are_refused(bucket: Bucket, server: S3) -> None:
