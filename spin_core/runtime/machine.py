@@ -105,12 +105,13 @@ class ThisMachine:
 
     def _run(self, child: Child, group: Sequence[devices.Device], command: Sequence[str] = ()) -> None:
         log = self._store.log_path(child.log)
-        asked = time.monotonic()
-        with self._store.brought(child.job), devices.hold(group, purpose=child.name) as held:
-            if group:
-                child.waited(time.monotonic() - asked)
-            env = devices.environment(group) | dict(child.env)
-            process.run_job(child.module, child.job, log, launcher=command, name=child.name, part=child.part, env=env, fds=held.fds)
+        with self._store.brought(child.job):
+            asked = time.monotonic()
+            with devices.hold(group, purpose=child.name) as held:
+                if group:
+                    child.waited(time.monotonic() - asked)
+                env = devices.environment(group) | dict(child.env)
+                process.run_job(child.module, child.job, log, launcher=command, name=child.name, part=child.part, env=env, fds=held.fds)
 
 
 def parts_of(child: Child, count: int, at_once: int = 0) -> list[Child]:

@@ -99,6 +99,7 @@ class Store(Home):
             raise
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+            self._received.pop(spec.name, None)
             self.end_work(work, finished=finished)
         return self.ref(spec)
 
@@ -114,7 +115,7 @@ class Store(Home):
         self._received.setdefault(name, {}).update({file: entry for file, entry in files.items() if file not in small})
 
     def _commit(self, spec: Spec, staging: Path, facts: Mapping[str, Any]) -> None:
-        received = self._received.pop(spec.name, {})
+        received = self._received.get(spec.name, {})
         manifest = {
             "kind": spec.kind,
             "digest": spec.digest,

@@ -165,11 +165,10 @@ class Home:
         if not self.shelf:
             yield
             return
-        refs = {self._named(text) for text in _texts(job)} - {None}
-        with self.shelf.cache.kept(ref for ref in refs if ref):
+        refs = {ref for text in _texts(job) if (ref := self._named(text))}
+        with self.shelf.cache.kept(refs):
             for ref in refs:
-                if ref:
-                    self.shelf.bring(ref)
+                self.shelf.bring(ref)
             yield
 
     def _named(self, text: str) -> Ref | None:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 from spin_core.runtime.errors import SpinflowError
@@ -96,7 +95,7 @@ class Mirror:
         seen = {name: state for name, state in _state(self._folder).items() if self._others.get(name) != state}
         if not seen or seen == self._seen:
             return
-        known = set(_parts(self._sent.values()))
+        known = set(moving.parts_of(self._sent.values()))
         new = {name: self._folder / name for name in seen if self._seen.get(name) != seen[name] or name not in self._sent}
         try:
             sent = moving.send(self._bucket, self._prefix, new, known, lambda size: None)
@@ -114,7 +113,7 @@ class Mirror:
             return
         self._version, self._seen = written, seen
         replace_text(self._folder / _MARK, text.decode())
-        self._bucket.delete(f"{self._prefix}/{part}" for part in known - set(_parts(self._sent.values())))
+        self._bucket.delete(f"{self._prefix}/{part}" for part in known - set(moving.parts_of(self._sent.values())))
 
 
 def discard(bucket: Bucket, name: str) -> None:
@@ -136,8 +135,3 @@ def _state(folder: Path) -> Seen:
         except FileNotFoundError:
             continue
     return found
-
-
-def _parts(entries: Iterable[Mapping[str, Any]]) -> Iterable[str]:
-    for entry in entries:
-        yield from entry.get("parts", [entry["sha256"]])

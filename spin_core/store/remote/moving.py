@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import BoundedSemaphore
@@ -22,6 +22,12 @@ PART = 32 * 2**20  # bytes
 _AT_ONCE = 8
 Moved = Callable[[int], None]  # told bytes that were moved, or need not be
 Sent = dict[str, Any]  # bytes, sha256 and, where it has more than one, parts
+
+
+def parts_of(entries: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """The names of all parts of files, in order."""
+    for entry in entries:
+        yield from entry.get("parts", [entry["sha256"]])
 
 
 def send(bucket: Bucket, prefix: str, files: Mapping[str, Path], known: Collection[str], moved: Moved) -> dict[str, Sent]:
@@ -79,7 +85,7 @@ def fetch(bucket: Bucket, prefix: str, files: Mapping[str, Sent], into: Path, mo
         target.touch()
         os.truncate(target, entry["bytes"])
         offsets = range(0, max(1, entry["bytes"]), PART)
-        for offset, part in zip(offsets, entry.get("parts", [entry["sha256"]]), strict=True):
+        for offset, part in zip(offsets, parts_of([entry]), strict=True):
             wanted.setdefault(part, []).append((target, offset))
             sizes[part] = min(PART, entry["bytes"] - offset)
     with ThreadPoolExecutor(_AT_ONCE) as pool:

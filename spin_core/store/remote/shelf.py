@@ -11,7 +11,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,7 +203,7 @@ class Shelf:
             found.setdefault((kind, digest), {})[part] = entry.bytes
         for (kind, digest), parts in sorted(found.items()):
             ref = Ref(kind, digest, self._home / "artifacts" / kind / digest, self)
-            named = set(_parts(self.manifest(ref)["files"].values())) if self.committed(ref) else set()
+            named = set(moving.parts_of(self.manifest(ref)["files"].values())) if self.committed(ref) else set()
             left = {f"{_files(kind, digest)}/{part}": size for part, size in parts.items() if part not in named}
             if left:
                 yield self._left(_files(kind, digest), "no manifest has it", left)
@@ -238,11 +238,6 @@ def _manifest(kind: str, digest: str) -> str:
 
 def _files(kind: str, digest: str) -> str:
     return f"files/{plain(kind)}/{plain(digest)}"
-
-
-def _parts(files: Iterable[Sent]) -> Iterator[str]:
-    for entry in files:
-        yield from entry.get("parts", [entry["sha256"]])
 
 
 @contextmanager
