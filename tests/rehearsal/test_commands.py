@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -118,13 +117,13 @@ def over_nodes(folder: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(devices, "_lent", True)
     monkeypatch.setattr(wide, "installed", lambda: "vllm")
     monkeypatch.setattr(wide.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="head:6379"))
-    group = PlacementGroup(PlacementGroupID.from_random())
+    group = PlacementGroup(PlacementGroupID.from_random(), [{"GPU": 1.0}] * 16)
     sampler = Sampler(Ref("model", "0" * 24, folder), recipe.generation, recipe.data.max_prompt_tokens)
     with pytest.raises(KeyboardInterrupt):
         wide.wide_engine(group, sampler, folder / "log", 0, 1)
     ((_, env, fds),) = launched
     assert (env["RAY_ADDRESS"], env["CUDA_VISIBLE_DEVICES"], fds) == ("head:6379", "", ())
-    assert pickle.loads(bytes.fromhex(env[wide.GROUP])) == group
+    assert json.loads(env[wide.GROUP]) == {"id": group.id.hex(), "bundles": group.bundle_specs}
     return launched[0]
 
 
