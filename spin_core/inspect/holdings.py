@@ -107,7 +107,7 @@ def _is_work(store: Store, kept: Kept, name: str) -> bool:
 def _remove(store: Store, key: Key, size: int) -> int:
     """Removes an artifact: it is whole, or under no artifact's name. Nothing where somebody is just making it."""
     ref = store.find(*key)
-    with store.locked_if_free(store.lock(f"{ref.kind}-{ref.digest}")) as free:
+    with store.locked_if_free(store.lock(ref.name)) as free:
         if not free:
             return 0
         store.remove(ref)

@@ -160,7 +160,7 @@ class Store(Home):
             self.shelf.cache.drop(ref.folder)
             return None
         if problem and ref.folder.exists():
-            aside = self.home / "corrupt" / f"{ref.kind}-{ref.digest}-{uuid4().hex[:8]}"
+            aside = self.home / "corrupt" / f"{ref.name}-{uuid4().hex[:8]}"
             aside.parent.mkdir(parents=True, exist_ok=True)
             os.rename(ref.folder, aside)
         return problem
@@ -170,7 +170,7 @@ class Store(Home):
         if self.shelf:
             self.shelf.remove(ref)
             return
-        aside = self.home / ".staging" / f"{ref.kind}-{ref.digest}-{uuid4().hex[:8]}"
+        aside = self.home / ".staging" / f"{ref.name}-{uuid4().hex[:8]}"
         aside.parent.mkdir(exist_ok=True)
         os.rename(ref.folder, aside)
         shutil.rmtree(aside, ignore_errors=True)

@@ -60,6 +60,11 @@ class Ref:
         return self.source.bring_file(self, name) if self.source and not self.here else self.folder / name
 
     @property
+    def name(self) -> str:
+        """What locks and folders of work on it are called: the name of its spec."""
+        return f"{self.kind}-{self.digest}"
+
+    @property
     def here(self) -> bool:
         """Whether its files are on this machine."""
         return (self.folder / MANIFEST).is_file()

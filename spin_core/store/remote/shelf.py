@@ -132,11 +132,11 @@ class Shelf:
             return
         if not self.committed(ref):
             return
-        with locked(self._home / "locks" / f"bring-{ref.kind}-{ref.digest}", nobody, "bringing it here"):
+        with locked(self._home / "locks" / f"bring-{ref.name}", nobody, "bringing it here"):
             if ref.here:
                 return
             manifest = self.manifest(ref)
-            coming = self._home / ".incoming" / f"{ref.kind}-{ref.digest}"
+            coming = self._home / ".incoming" / ref.name
             coming.mkdir(parents=True, exist_ok=True)
             if self._some(ref).is_dir():  # what came alone need not come again
                 shutil.copytree(self._some(ref), coming, dirs_exist_ok=True)
@@ -177,7 +177,7 @@ class Shelf:
         """What is damaged in the store is no artifact any more; its parts stay for whoever wants to look, until `gc`."""
         key = _manifest(ref.kind, ref.digest)
         if data := self._bucket.get(key):
-            self._bucket.put(f"corrupt/{ref.kind}-{ref.digest}-{uuid4().hex[:8]}.json", data)
+            self._bucket.put(f"corrupt/{ref.name}-{uuid4().hex[:8]}.json", data)
         self._bucket.delete([key])
         self._known().discard((ref.kind, ref.digest))
         self._drop(ref)
