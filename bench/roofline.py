@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import Any
 
 import torch
 
+from bench.facts import facts
 from spin_core.lm.meter import Work, cost_of
 from spin_core.lm.packing import pack
 
@@ -115,9 +114,7 @@ def main() -> None:
     print(f"copy: {copied / 1e9:.1f} GB/s")
     print(f"a step of {options.pairs} pairs, {work}: {flops / 1e12:.2f} TFLOP, {sum(moved.values()) / 1e9:.1f} GB")
     result = {
-        "bench": "roofline",
-        "device": f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores",
-        "versions": {"torch": torch.__version__},
+        **facts("roofline", "torch"),
         "matmul_gflops": {name: round(rate / 1e9, 1) for name, rate in rates.items()},
         "copy_gb_per_s": round(copied / 1e9, 1),
         "step_tflop": round(flops / 1e12, 3),

@@ -13,17 +13,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bench.commit import commit
+from bench.facts import facts
 from bench.peak import ChildPeak
 from spin_core.pairs.stage import Gather
 from spin_core.recipe import TrainingSettings
@@ -97,9 +95,7 @@ def main() -> None:
         found = {name: round(value, 1) for name, value in measure(Path(folder), options.rows).items()}
     for name, value in found.items():
         print(f"{name:>15} {value:>12,}")
-    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-    versions = {name: version(name) for name in ("pyarrow", "datasets", "torch")}
-    print(json.dumps({"bench": "scale", "device": machine, "versions": versions, "commit": commit(), "rows": options.rows, **found}))
+    print(json.dumps({**facts("scale", "pyarrow", "datasets", "torch"), "rows": options.rows, **found}))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import argparse
 import json
 import logging
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -27,14 +26,13 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from bench.commit import commit
+from bench.facts import commit, facts
 from flows.session import SHARDS_IN_FLIGHT, Session
 from spin_core.campaign.ledger import Ledger
 from spin_core.encoding.ends import Ends
@@ -239,9 +237,7 @@ def main() -> None:
         what = f"{run.gpus} GPUs at {run.rate:,.0f} tokens/s, {run.shard_rows} rows a shard{', as a flow' * run.prefect}"
         print(f"{what}: {run.rows:,} rows in {one['seconds']:.1f} s, {one['efficiency']:.1%} of perfect scaling", flush=True)
     result = {
-        "bench": "scale_out",
-        "device": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("ray", "prefect", "pyarrow")},
+        **facts("scale_out", "ray", "prefect", "pyarrow"),
         "runs": found,
     }
     print(json.dumps(result))

@@ -14,14 +14,13 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from bench.commit import commit
+from bench.facts import commit, versions
 from bench.kinds import KINDS, REFUSED, model_of
 from spin_core.lm.blocks import ATTENTION
 from spin_core.lm.layout import choose_layout, step_of
@@ -138,7 +137,7 @@ def main() -> None:
     worst = {key: max((found[key] for found in table.values() if key in found), default=0.0) for key in ("log-prob", "gradient", "trl")}
     result = {"bench": "sweep", "kinds": len(table), **{layout: layouts.count(layout) for layout in ("packed", "padded", "refused")}}
     result |= {"worst": {key: float(f"{value:.1e}") for key, value in worst.items()}, "bad": bad}
-    result |= {"versions": {name: version(name) for name in ("torch", "transformers")}, "commit": commit()}
+    result |= {"versions": versions("torch", "transformers"), "commit": commit()}
     result |= {"date": time.strftime("%Y-%m-%d"), "seconds": round(time.perf_counter() - started)}
     print(json.dumps(result))
     if bad:

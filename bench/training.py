@@ -29,19 +29,17 @@ import argparse
 import json
 import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from bench.commit import commit
+from bench.facts import facts
 from bench.peak import ChildPeak
 from bench.roofline import iteration_flops, matmul_rate
 from bench.training_data import ROOT, SETS, PairSet, make_sets
@@ -252,10 +250,7 @@ def report(
 ) -> dict[str, Any]:
     """What the bench ends with."""
     return {
-        "bench": "training",
-        "device": f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores",
-        "versions": {name: version(name) for name in ("torch", "transformers", "accelerate", "trl")},
-        "commit": commit(),
+        **facts("training", "torch", "transformers", "accelerate", "trl"),
         "sets": {pairs.name: pairs.describe() for pairs in sets},
         "tuned_batch": options.tuned_batch,
         "matmul_gflops": [round(rate / 1e9, 1) for rate in rates],

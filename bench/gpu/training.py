@@ -21,7 +21,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, TrainingArguments
 
-from bench.commit import commit
+from bench.facts import commit, versions
 from bench.gpu.exactness import check
 from bench.training_peers import given_ids, trainer_on_given_ids
 from spin_core.lm.attention import set_attention
@@ -238,7 +237,7 @@ def main() -> None:
     result = {
         "bench": "gpu-training" + ("-cpu-smoke" if options.cpu_smoke else ""),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()}, no GPU",
-        "versions": {name: version(name) for name in ("torch", "transformers", "accelerate", "trl") if find_spec(name)},
+        "versions": versions("torch", "transformers", "accelerate", "trl"),
         "commit": commit(),
         "date": time.strftime("%Y-%m-%d"),
         "exactness": exact,

@@ -14,10 +14,9 @@ import os
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
-from bench.commit import commit
+from bench.facts import commit, versions
 from bench.proof.settings import Sizes
 from spin_core.runtime.devices import environment
 from spin_core.store.files import replace_text
@@ -31,8 +30,7 @@ def _begin(folder: Path, sizes: Sizes) -> None:
             raise SystemExit(f"{folder} holds a run of other sizes: give another folder")
         return
     folder.mkdir(parents=True, exist_ok=True)
-    versions = {name: version(name) for name in ("torch", "transformers")}
-    facts = {"date": time.strftime("%Y-%m-%d"), "commit": commit(), "versions": versions, "sizes": vars(sizes)}
+    facts = {"date": time.strftime("%Y-%m-%d"), "commit": commit(), "versions": versions("torch", "transformers"), "sizes": vars(sizes)}
     replace_text(file, json.dumps(facts))
 
 
