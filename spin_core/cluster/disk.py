@@ -19,6 +19,8 @@ from spin_core.generation.engine import Sampler
 from spin_core.store import Store
 from spin_core.store.remote.mirror import Mirror
 
+_OWN = (".staging", "work")  # rooms of a home that each host has for itself
+
 
 @dataclass(frozen=True)
 class RunHome:
@@ -58,10 +60,10 @@ class Disk:
 
         `rank`: its place in a training, whose work folder is gone on with, and kept in the object store while it lasts.
         """
-        here: dict[str, Any] = self._translated(job) | {"shared": self._run.url}
-        outs = {self._folder / ".staging" / name for name in self._names(job, ".staging")}
-        works = {self._folder / "work" / name for name in self._names(job, "work")}
-        for folder in outs | works:
+        own: set[Path] = set()
+        here: dict[str, Any] = self._translated(job, own) | {"shared": self._run.url}
+        outs, works = ({folder for folder in own if folder.parent.name == room} for room in _OWN)
+        for folder in own:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
         assert self.store.bucket is not None
@@ -87,25 +89,20 @@ class Disk:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._lock.close()
 
-    def _translated(self, value: Any) -> Any:
-        """Paths of the run's home as paths of this disk."""
+    def _translated(self, value: Any, own: set[Path]) -> Any:
+        """Paths of the run's home as paths of this disk; `own` gets the folders among them that are this host's alone."""
         if isinstance(value, str) and (value == self._run.folder or value.startswith(f"{self._run.folder}/")):
-            rest = value[len(self._run.folder) :].lstrip("/")
-            own = rest.partition("/")[0] in (".staging", "work")
-            return str((self._folder if own else self.store.home) / rest)
+            rest = Path(value).relative_to(self._run.folder)
+            room, *inside = rest.parts or ("",)
+            if room not in _OWN:
+                return str(self.store.home / rest)
+            own.update(self._folder / room / name for name in inside[:1])
+            return str(self._folder / rest)
         if isinstance(value, Mapping):
-            return {name: self._translated(one) for name, one in value.items()}
+            return {name: self._translated(one, own) for name, one in value.items()}
         if isinstance(value, list | tuple):
-            return [self._translated(one) for one in value]
+            return [self._translated(one, own) for one in value]
         return value
-
-    def _names(self, value: Any, room: str) -> set[str]:
-        """The folders of a room of the run's home that a job names."""
-        start = f"{self._run.folder}/{room}/"
-        if isinstance(value, str):
-            return {value[len(start) :].partition("/")[0]} if value.startswith(start) else set()
-        parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-        return set[str]().union(*(self._names(one, room) for one in parts))
 
     def _sweep(self) -> None:
         """Removes what hosts that were killed have left."""
