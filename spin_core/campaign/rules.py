@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ from spin_core.campaign.ledger import Turn, settings_of
 from spin_core.recipe import Recipe, StopSettings
 from spin_core.runtime.errors import BadInput
 from spin_core.selection.stage import nothing_won
+
+_BY_NLL = StopSettings(metric="nll")
 
 
 @dataclass(frozen=True)
@@ -77,11 +80,47 @@ def made_it_worse(outcome: Outcome, stop: StopSettings) -> bool:
 
 
 def best_player(outcomes: Sequence[Outcome], stop: StopSettings) -> int:
-    """t of the best θ_t of all that were played; the earlier one of equals. Gains add up along who played whom."""
-    values = [0.0]
-    for outcome in outcomes:
-        values.append(values[outcome.opponent] + gain_of(outcome.metrics, stop).value)
-    return max(range(len(values)), key=lambda number: (values[number], -number))
+    """t of the best θ_t of all that were played, by the metric that counts.
+
+    Of those that chance could put beside the one with most of it, the best is the one under which human answers are likeliest: shares
+    of few right answers scatter more than most iterations win, and the luckiest of many players would be taken for the best.
+    """
+    top = most_won(outcomes, stop)
+    if not outcomes or metric_of(outcomes[-1].metrics, stop) == "nll" or not _has_nll(outcomes):
+        return top
+    beside = [number for number in range(len(outcomes) + 1) if number == top or _could_be_chance(*_lead(outcomes, stop, top, number))]
+    return max(beside, key=lambda number: (_lead(outcomes, _BY_NLL, number, 0)[0], -number))
+
+
+def most_won(outcomes: Sequence[Outcome], stop: StopSettings) -> int:
+    """t of the θ_t with most of the metric that counts, whatever chance makes of it; the earlier one of equals."""
+    return max(range(len(outcomes) + 1), key=lambda number: (_lead(outcomes, stop, number, 0)[0], -number))
+
+
+def _lead(outcomes: Sequence[Outcome], stop: StopSettings, one: int, other: int) -> tuple[float, float | None]:
+    """What one player has more than another, and half the width of its interval, None where a turn has none.
+
+    Gains add up along who played whom, half widths in squares.
+    """
+    ours, theirs = (set(_turns_to(outcomes, player)) for player in (one, other))
+    gains = {turn: gain_of(outcomes[turn].metrics, stop) for turn in ours ^ theirs}
+    value = sum(gain.value if turn in ours else -gain.value for turn, gain in gains.items())
+    halves = [(gain.high - gain.low) / 2 for gain in gains.values() if gain.high is not None and gain.low is not None]
+    return value, math.hypot(*halves) if len(halves) == len(gains) else None
+
+
+def _turns_to(outcomes: Sequence[Outcome], player: int) -> Iterator[int]:
+    while player > 0:
+        yield player - 1
+        player = outcomes[player - 1].opponent
+
+
+def _could_be_chance(value: float, half: float | None) -> bool:
+    return half is not None and abs(value) <= half
+
+
+def _has_nll(outcomes: Sequence[Outcome]) -> bool:
+    return all("nll" in outcome.metrics["splits"][deciding(outcome.metrics)]["gained"] for outcome in outcomes)
 
 
 def best_of(turns: Sequence[Turn], stop: StopSettings) -> int:

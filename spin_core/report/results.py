@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spin_core.campaign.ledger import Ledger, Turn
-from spin_core.campaign.rules import Outcome, best_player, deciding, end_of, gain_of, made_it_worse, metric_of
+from spin_core.campaign.rules import Outcome, best_player, deciding, end_of, gain_of, made_it_worse, metric_of, most_won
 from spin_core.evaluation.intervals import Interval
 from spin_core.recipe import Recipe, StopSettings
 from spin_core.store import Store
@@ -164,6 +164,8 @@ def verdict(turns: Sequence[Turn], stop: StopSettings) -> list[str]:
         lines = [f"θ_{best} is best{by}{'' if sure else ', which chance could be'}"]
     else:
         lines = ["θ_0 is best: no iteration has made it better"]
+    if best != most_won(outcomes, stop):
+        metric += " and, where chance could be the difference, by NLL"
     lines[0] += f" (chosen by {metric} on the {'validation' if deciding(turns[-1].metrics) == 'validation' else 'held-out'} rows)"
     return lines + [_of_turn(turn, outcome, stop) for turn, outcome in zip(turns, outcomes, strict=True)]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from spin_core.campaign.ledger import Ledger
-from spin_core.campaign.rules import Outcome, best_player, end_of, gain_of, made_it_worse, next_iteration, next_opponent
+from spin_core.campaign.rules import Outcome, best_player, end_of, gain_of, made_it_worse, most_won, next_iteration, next_opponent
 from spin_core.campaign.workspace import link
 from spin_core.recipe import Recipe, StopSettings
 from spin_core.runtime.errors import BadInput
@@ -58,6 +58,26 @@ def test_the_best_is_found_along_who_played_whom() -> None:
     assert [next_opponent(chain[:count], stop) for count in range(4)] == [0, 1, 1, 3]
     assert next_opponent(chain[:2], StopSettings(on_worse="go_on")) == 2
     assert best_player([outcome(0.0)], stop) == 0  # nothing was won: the one that is there already
+
+
+def two_figures(checks: tuple[float, float], nll: float, opponent: int) -> Outcome:
+    """A turn that won checks ± and nats a token (below zero is better)."""
+    splits = {name: outcome(*checks, opponent).metrics["splits"]["test"]["gained"] for name in ("test", "validation")}
+    likelier = {"nll": {"value": nll, "low": nll - 0.02, "high": nll + 0.02}}
+    figures = {"checks": {"unit": "share", "better": "higher"}, "nll": {"unit": "nats", "better": "lower"}}
+    return Outcome(opponent, {"splits": {name: {"gained": gained | likelier} for name, gained in splits.items()}, "figures": figures})
+
+
+def test_of_players_that_chance_could_put_beside_each_other_the_likelier_one_is_best() -> None:
+    """SmolLM2 on the demo's rows after three epochs of SFT, 64 validation rows: the second was lucky in checks, the fifth is best."""
+    won = [((0.078, 0.071), -0.010), ((-0.039, 0.075), -0.008), ((0.016, 0.075), -0.037), ((0.0, 0.067), -0.013)]
+    real = [two_figures(checks, nll, number) for number, (checks, nll) in enumerate(won)]
+    assert [best_player(real[:count], StopSettings()) for count in range(5)] == [0, 1, 2, 3, 4]
+    assert most_won(real, StopSettings()) == 1
+    sure = [two_figures((0.2, 0.05), -0.01, 0), two_figures((-0.2, 0.05), -0.5, 1)]  # likelier, but worse for sure
+    assert best_player(sure, StopSettings()) == 1
+    drift = [two_figures((0.2, 0.05), -0.01, 0), *(two_figures((-0.06, 0.07), -0.01, number) for number in (1, 2, 3))]
+    assert [best_player(drift[:count], StopSettings()) for count in (1, 2, 3, 4)] == [1, 2, 2, 2]  # not down and down, each step by chance
 
 
 def test_without_checks_the_likelihood_counts_and_the_game_can() -> None:
