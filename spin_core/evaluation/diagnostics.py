@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 Nats = NDArray[np.float64]
 _ENOUGH = 20  # pairs; with fewer a mean says little
 _PUSHED_DOWN = 0.9  # share of the margin
+_SMALL = 0.1  # of what human answers have left: where a smaller margin comes from does no harm yet
 _LENGTH = 0.2  # relative change
 _UNFINISHED = 0.05  # rise of the share, and more than sampling makes of it: two standard errors
 _DIFFERING = 0.1  # share of the pairs
@@ -48,7 +49,7 @@ def diagnose(held: Held) -> Diagnosis:
     found: dict[str, str] = {}
     if held.pairs >= _ENOUGH:
         if len(held.left_D) >= _ENOUGH:
-            found |= _of_the_margin(figures)
+            found |= _of_the_margin(held, figures)
         found |= _of_the_players(held, figures)
     return Diagnosis(figures, found)
 
@@ -72,12 +73,17 @@ def _mean(values_D: Nats) -> float | None:
     return float(values_D.mean()) if len(values_D) else None
 
 
+def _below_zero(values_D: Nats) -> bool:
+    """By more than two standard errors."""
+    return bool(values_D.mean() + 2 * values_D.std(ddof=1) / math.sqrt(len(values_D)) < 0)
+
+
 def _ratio(held: Held, name: str) -> float | None:
     before, after = held.before.get(name), held.after.get(name)
     return after / before if before and after is not None else None
 
 
-def _of_the_margin(figures: Mapping[str, float | None]) -> dict[str, str]:
+def _of_the_margin(held: Held, figures: Mapping[str, float | None]) -> dict[str, str]:
     real, margin, left, pushed = (figures[name] for name in ("gained_real", "margin", "left", "pushed_down"))
     assert real is not None
     assert margin is not None
@@ -86,9 +92,9 @@ def _of_the_margin(figures: Mapping[str, float | None]) -> dict[str, str]:
     human = (
         f"human answers became {-real:.1f} nats less likely" if real < 0 else f"human answers gained only {real:.1f} of {margin:.1f} nats"
     )
-    if pushed is not None and pushed > _PUSHED_DOWN:
+    if pushed is not None and pushed > _PUSHED_DOWN and margin > _SMALL * left:
         found["pushed_down"] = f"the margin comes from pushing sampled answers down: {human}"
-    elif real < 0:
+    elif _below_zero(held.gained_real_D):
         found["gained_real"] = f"{human} than under θ_t, and sampled ones no less: a smaller learning rate or a larger β moves less"
     if margin > left:
         told = f"the margin is {margin:.1f} nats an answer, and human answers had {left:.1f} left under θ_t"

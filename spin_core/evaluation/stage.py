@@ -24,7 +24,7 @@ from spin_core.scoring.beta import Surprise
 from spin_core.scoring.scores import read_scores
 from spin_core.store import Ref, Spec
 
-STAGE_VERSION = 4
+STAGE_VERSION = 5
 _COLUMNS = ["row_id", "real", "real_ids", "generated_ids"]
 SAMPLES = pa.schema([(name, pa.string()) for name in ("prompt", "real", "before", "after")])
 _EVALUATORS = {"evaluators", "custom", "samples", "greedy", "harness", "judge"}  # they count by what they made

@@ -69,6 +69,8 @@ def test_each_one_has_its_sentence(case: Held, name: str, says: str) -> None:
         held(unfinished=0.08, count=20, pairs=24),  # two answers more: less than two standard errors of 0.055
         held(1.0, -8.9, 10.0),  # 0.899 of the margin
         held(0.0, 0.0),  # the player is θ_t
+        held(-0.005, -0.148, 2.55),  # pushed down, but by a twentieth of what is left: SmolLM2 after three epochs of SFT
+        held(-0.9, 2.0),  # less than two standard errors of 0.47
         held(-3.0, -5.0, count=10),  # too few to say
         held(-9.0, -9.0, count=10, pairs=12, unfinished=0.9),
     ],
