@@ -69,7 +69,7 @@ def play(model: Any, arm: Arm, state: State, start: Weights, data: Data, seed: i
     if arm.search:
         weighed = _search(model, state.weights, new, data.validation)
         done["search"] = {str(one.candidate.gamma): one.nll for one in weighed}
-        done["gamma"] = best(weighed, may_stay=True).candidate.gamma
+        done["gamma"] = best(weighed, may_stay=True, right_counts=arm.exact).candidate.gamma
         new = between(state.weights, new, done["gamma"])
         model.load_state_dict(new)
     state.weights, state.fresh = new, fresh

@@ -68,7 +68,8 @@ class Arm:
     title: str
     loss: str = "sigmoid"
     beta: float | Literal["auto"] = 0.1
-    search: bool = False  # θ_t + γ(θ_{t+1} − θ_t), γ by the NLL of the validation rows
+    search: bool = False  # θ_t + γ(θ_{t+1} − θ_t), γ by the validation rows
+    exact: bool = False  # γ by how often a sample would be the human answer, else by its NLL
     samples: int = 1  # answers a train prompt
     carry: bool = True  # the pairs of the iteration before are trained on, too
     decay: bool = False  # a fifth of the learning rate from iteration 2 on, as the paper has it in its last ones
@@ -90,6 +91,8 @@ ARMS = {
     "auto": Arm("β auto (β only)", beta="auto"),
     DEFAULT: _DEFAULT,
     "search": Arm("line search only, β 0.1", search=True),
+    "auto_exact": replace(_DEFAULT, title="β auto, line search by exact samples", exact=True),
+    "exact": Arm("line search by exact samples, β 0.1", search=True, exact=True),
     "auto_search_4": replace(_DEFAULT, title="default candidate with 4 samples a prompt", samples=4),
     "nce": Arm("nce, β auto, identical pairs kept", loss="nce", beta="auto"),
     "nce_search": Arm("nce, β auto, line search", loss="nce", beta="auto", search=True),

@@ -106,9 +106,9 @@ class TurnStages:
         """Whether θ_{t+1} is chosen on validation rows."""
         return self.recipe.training.chooses
 
-    def choice(self, opponent: Ref, trained: Ref, encoded: Ref) -> Choose:
+    def choice(self, opponent: Ref, trained: Ref, encoded: Ref, prompts: Ref) -> Choose:
         """θ_{t+1}, chosen from what lies between θ_t and the trained model."""
-        return Choose(self.recipe.training, opponent, trained, encoded, self.label)
+        return Choose(self.recipe.training, opponent, trained, encoded, prompts, self.label)
 
     def held_out(self, player: Ref, pairs: Ref) -> Score:
         """The held-out pairs under θ_{t+1}, or under θ_t where the reference is another model."""

@@ -82,7 +82,7 @@ def walk(turn: TurnStages, on: Builder, before: Played, opponent: int) -> Played
     reference = do("reference", turn.reference(origin, old.model, pairs))
     held_out = reference if origin == old.model else do("held_out", turn.held_out(old.model, pairs))
     trained = do("trained" if turn.chooses else "model", turn.player(origin, pairs, reference))
-    model = do("model", turn.choice(old.model, trained, encoded)) if turn.chooses else trained
+    model = do("model", turn.choice(old.model, trained, encoded, prompts)) if turn.chooses else trained
     scored = do("scored", turn.held_out(model, pairs))
     new = _answered(turn, on, turn.iteration + 1, model, encoded, "new_")  # these engines stay up for the next turn
 

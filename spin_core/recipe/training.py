@@ -94,14 +94,15 @@ class TrainingSettings(Group):
     """previous trains on from θ_t (paper); initial trains θ_0 anew on the pairs of this iteration and of all earlier ones, with their
     reference log-probs under θ_0."""
     choose_epoch: bool = False
-    """Keep one model an epoch, and go on with the one under which the human answers of the validation rows are most likely (nats a
-    token); needs `data.validation_size`. False takes the last (paper)."""
+    """Keep one model an epoch, and go on with the one that is best on the validation rows, as `line_search` has it; needs
+    `data.validation_size`. False takes the last (paper)."""
     validate_steps: int | None = Field(None, ge=1)
     """Steps between looks at the validation pairs in training: loss, margin and accuracy. None never looks; needs `start: previous`."""
     early_stop: int | None = Field(None, ge=1)
     """End an iteration's training after so many looks without a lower loss, and go on with the model of the lowest one."""
     line_search: list[Annotated[float, Field(gt=0.0, le=1.0)]] | Literal["auto"] = "auto"
-    """Steps γ: of the models θ_t + γ(θ − θ_t) between θ_t and the trained θ, go on with the one that is best on the validation rows.
+    """Steps γ: of the models θ_t + γ(θ − θ_t) between θ_t and the trained θ, go on with the one that is best on the validation rows: with
+    the lowest NLL, or, where rows carry checks, with most samples that would be the human answer, of those whose NLL is not worse for sure.
     0 (nothing was won) and 1 always take part. auto takes [0.25, 0.5, 0.75] where there are such rows (`data.validation_size`), else
     none; [] takes γ = 1 (paper)."""
 

@@ -34,6 +34,10 @@ def candidates(epochs: Sequence[int], gammas: Sequence[float]) -> list[Candidate
     return [START, *(Candidate(epoch, gamma) for epoch in (*sorted(epochs), None) for gamma in steps)]
 
 
+_CHANCE = 2  # standard errors
+_TELLING = 0.05  # of the samples: with fewer exact ones a few short answers would decide
+
+
 @dataclass(frozen=True)
 class Weighed:
     """A candidate on the validation rows; nats a token of the human answers."""
@@ -42,6 +46,7 @@ class Weighed:
     nll: float
     gain: float  # θ_t's NLL less this one
     error: float  # standard error of the gain, rows paired
+    exact: float  # the share of samples at T = 1 that would be the human answer to the token: the mean of its probability
 
 
 def weigh(found: Sequence[Candidate], logp_CV: NDArray[np.float64], tokens_V: NDArray[np.int64]) -> list[Weighed]:
@@ -56,13 +61,23 @@ def weigh(found: Sequence[Candidate], logp_CV: NDArray[np.float64], tokens_V: ND
         gain = math.fsum(gained_V) / tokens
         spread = math.fsum((gained_V - gain * tokens_V) ** 2)
         error = math.sqrt(rows / max(1, rows - 1) * spread) / tokens
-        weighed.append(Weighed(candidate, -math.fsum(logp_V) / tokens, gain, error))
+        exact = math.fsum(np.exp(logp_V)) / rows
+        weighed.append(Weighed(candidate, -math.fsum(logp_V) / tokens, gain, error, exact))
     return weighed
 
 
-def best(weighed: Sequence[Weighed], may_stay: bool) -> Weighed:
-    """The one with the lowest NLL, the earlier of equals; θ_t, the first, only where `may_stay`. NaN is never the best."""
-    return min(weighed if may_stay else weighed[1:], key=lambda one: math.inf if math.isnan(one.nll) else one.nll)
+def best(weighed: Sequence[Weighed], may_stay: bool, right_counts: bool = False) -> Weighed:
+    """The one with the lowest NLL; θ_t, the first, only where `may_stay`. The earlier of equals; NaN is never the best.
+
+    Where it counts how often answers are right, the one with most exact samples of those whose NLL is not worse than θ_t's by more
+    than chance: a mean of logarithms is made by the rows that a model has wrong for sure, and shrinks steps that put others right.
+    """
+    among = weighed if may_stay else weighed[1:]
+    if right_counts and weighed[0].exact >= _TELLING:
+        sound = [one for one in among if one.gain >= -_CHANCE * one.error]
+        if sound:
+            return max(sound, key=lambda one: one.exact)
+    return min(among, key=lambda one: math.inf if math.isnan(one.nll) else one.nll)
 
 
 def content(weighed: Sequence[Weighed], taken: Weighed, rows: int, tokens: int) -> dict[str, Any]:
@@ -71,14 +86,21 @@ def content(weighed: Sequence[Weighed], taken: Weighed, rows: int, tokens: int) 
     return {"rows": rows, "tokens": tokens, "candidates": listed, "taken": _flat(taken), "nothing_won": taken.candidate == START}
 
 
-def told(weighed: Sequence[Weighed], taken: Weighed, rows: int) -> str:
+def told(weighed: Sequence[Weighed], taken: Weighed, rows: int, right_counts: bool = False) -> str:
     """A line for people."""
-    models, on = len(weighed) - 1, f"{rows:,} validation rows"
+    models, on, start = len(weighed) - 1, f"{rows:,} validation rows", weighed[0]
+    by_exact = right_counts and start.exact >= _TELLING
+    nats = f"{taken.nll:.4f} nats a token"
     if taken.candidate == START:
-        return f"nothing was won: none of {models} models is better than θ_t ({taken.nll:.4f} nats a token, {on})"
+        what = f"{start.exact:.1%} of its samples the human answer, {nats}" if by_exact else nats
+        return f"nothing was won: none of {models} models is better than θ_t ({what}, {on})"
     when = "the end of training" if taken.candidate.epoch is None else f"epoch {taken.candidate.epoch}"
     what = f"γ {taken.candidate.gamma:g} at {when}, of {models} models"
-    return f"{what}: {taken.nll:.4f} nats a token, better than θ_t by {taken.gain:.4f} ± {taken.error:.4f} ({on})"
+    if by_exact:
+        more = "more" if taken.gain < 0 else "less"
+        share = f"{taken.exact:.1%} of samples the human answer, θ_t's {start.exact:.1%}"
+        return f"{what}: {share}, {nats}, {abs(taken.gain):.4f} ± {taken.error:.4f} {more} than θ_t ({on})"
+    return f"{what}: {nats}, better than θ_t by {taken.gain:.4f} ± {taken.error:.4f} ({on})"
 
 
 def _flat(one: Weighed) -> dict[str, Any]:

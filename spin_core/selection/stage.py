@@ -1,7 +1,7 @@
 """The stage `model` of a θ_{t+1} that is chosen: a line search between θ_t and what was trained, and the best epoch.
 
-Everything is chosen on validation rows, by the mean NLL a token of their human answers. They are never trained on, and nothing
-that is reported is measured on them.
+Everything is chosen on validation rows: by the mean NLL a token of their human answers, and where they carry checks by how many of the
+model's own answers would be the human ones. They are never trained on, and nothing that is reported is measured on them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from spin_core.selection.choice import best, candidates, content, told, weigh
 from spin_core.store import Ref, Spec
 from spin_core.store.shares import require_whole
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 _JOB = "spin_core.selection.job"
 
 
@@ -39,6 +39,7 @@ class Choose:
     start: Ref
     trained: Ref
     encoded: Ref
+    prompts: Ref
     turn: str = ""  # for people
 
     @property
@@ -53,7 +54,7 @@ class Choose:
             training["line_search"] = sorted({*self.settings.gammas, 1.0})
         if self.settings.choose_epoch:
             training["choose_epoch"] = True
-        return Spec("model", STAGE_VERSION, {"training": training}, (self.start, self.trained, self.encoded))
+        return Spec("model", STAGE_VERSION, {"training": training}, (self.start, self.trained, self.encoded, self.prompts))
 
     def run(self, out: Path, on: Launcher) -> dict[str, Any]:
         """Scores the candidates, with a child on every device; those that are scored survive a crash. A last child writes the best."""
@@ -75,12 +76,18 @@ class Choose:
         require_whole(files, self.label)
         tokens_V = pc.list_value_length(pq.read_table(rows, columns=["real_ids"])["real_ids"]).to_numpy().astype(np.int64)
         weighed = weigh(found, np.stack([pq.read_table(file)["real_logp"].to_numpy() for file in files]), tokens_V)
-        taken = best(weighed, may_stay=bool(self.settings.gammas))
+        right_counts = self._checked()
+        taken = best(weighed, bool(self.settings.gammas), right_counts)
         (out / CHOICE).write_text(json.dumps(content(weighed, taken, len(tokens_V), int(tokens_V.sum())), indent=1))
         take = common | {"take": asdict(taken.candidate), "out": str(out)}
         on.job(_JOB, take, f"choose-{self.spec().digest}-write", f"{self.label}: writing")
         facts = {"nll": taken.nll, "nll_start": weighed[0].nll, "gain": taken.gain, "error": taken.error, "candidates": len(found)}
-        return asdict(taken.candidate) | facts | {"message": told(weighed, taken, len(tokens_V))}
+        facts |= {"exact": taken.exact, "exact_start": weighed[0].exact}
+        return asdict(taken.candidate) | facts | {"message": told(weighed, taken, len(tokens_V), right_counts)}
+
+    def _checked(self) -> bool:
+        """Whether it can be told of these rows which answers are right."""
+        return bool(pq.read_table(self.prompts.file("validation.parquet"), columns=["check"])["check"].is_valid().to_numpy().any())
 
     def _epochs(self) -> list[int]:
         """The epochs before the last that training kept a model of."""

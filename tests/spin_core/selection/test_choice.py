@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from spin_core.contracts.rows import CHOICE, ENCODED, EPOCHS
+from spin_core.contracts.rows import CHOICE, ENCODED, EPOCHS, PROMPTS
 from spin_core.contracts.tables import write_rows
 from spin_core.recipe import ModelSettings, TrainingSettings
 from spin_core.runtime import devices, process
 from spin_core.runtime.errors import ChildCrash, Corrupt
 from spin_core.runtime.launcher import Launcher
-from spin_core.selection import job
+from spin_core.selection import job, stage
 from spin_core.selection.choice import START, Candidate, best, candidates, told, weigh
 from spin_core.selection.stage import Choose, nothing_won
 from spin_core.selection.weights import blend
@@ -62,6 +62,22 @@ def test_the_lowest_is_taken_and_theta_t_only_where_it_may_stay(nlls: list[float
         assert may_stay or taken is not weighed[0]
 
 
+def test_right_answers_count_where_they_are_known() -> None:
+    """Four rows; the second model has two of them right for sure and one more wrong than θ_t, so its mean of logarithms is worse."""
+    share = np.array([[0.4, 0.4, 0.4, 0.4], [0.6, 0.5, 0.4, 0.4], [0.99, 0.99, 0.4, 0.04], [1.0, 1.0, 1.0, 1e-30]])
+    weighed = weigh(candidates([], [0.25, 0.5]), np.log(share), np.ones(4, dtype=np.int64))
+    assert [one.exact for one in weighed] == pytest.approx([0.4, 0.475, 0.605, 0.75])
+    assert best(weighed, may_stay=True) is weighed[1]
+    assert best(weighed, may_stay=True, right_counts=True) is weighed[3]  # four rows say nothing for sure
+    many = weigh(candidates([], [0.25, 0.5]), np.log(np.repeat(share, 200, axis=1)), np.ones(800, dtype=np.int64))
+    assert best(many, may_stay=True, right_counts=True) is many[1]  # the two others lose likelihood for sure
+    rare = weigh(candidates([], []), np.log([[0.001, 0.08], [0.0001, 0.9]]), np.array([9, 9]))  # long answers: one row would decide
+    assert rare[0].exact < 0.05
+    assert best(rare, may_stay=True, right_counts=True) is best(rare, may_stay=True)
+    assert "γ 0.25 at the end of training, of 3 models: 47.5% of samples the human answer, θ_t's 40.0%" in told(many, many[1], 800, True)
+    assert "nothing was won: none of 3 models is better than θ_t (40.0% of its samples" in told(many, many[0], 800, True)
+
+
 class World:
     """A tiny θ_t, and models at chosen distances from it along the way that makes the validation rows likelier."""
 
@@ -80,10 +96,18 @@ class World:
         self.encoded = self.store.build(
             Spec("encoded", 1, {}), lambda out: write_rows(out / "validation.parquet", self.rows, ENCODED) and None
         )
+        self.prompts = self.checked(None)
         self.weights = load_file(self.start.path / "model.safetensors")
         loaded: Any = self.load(self.start.path)
         self.nll(loaded).backward()
         self.slope = {name: weight.grad.clone() for name, weight in loaded.named_parameters()}
+
+    def checked(self, check: str | None) -> Ref:
+        """The rows before they were encoded, with or without checks."""
+        rows = [{"row_id": row["row_id"], "real": [], "generated": [], "source": "", "row_number": 1, "check": check} for row in self.rows]
+        return self.store.build(
+            Spec("prompts", 1, {"check": check}), lambda out: write_rows(out / "validation.parquet", rows, PROMPTS) and None
+        )
 
     @staticmethod
     def load(folder: Path) -> Any:
@@ -116,7 +140,7 @@ class World:
 
     def choose(self, trained: Ref, store: Store | None = None, **training: Any) -> Ref:
         settings = TrainingSettings.model_validate(training | {"precision": "fp32"})
-        return Launcher(store or self.store).build(Choose(settings, self.start, trained, self.encoded))
+        return Launcher(store or self.store).build(Choose(settings, self.start, trained, self.encoded, self.prompts))
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +182,19 @@ def test_the_step_with_the_lowest_nll_is_taken(world: World, in_process: None, s
     names = {file.name for file in trained.path.iterdir()} - {"MANIFEST.json"}
     assert {file.name for file in chosen.path.iterdir()} == names | {CHOICE, "MANIFEST.json"}
     assert not list(world.store.home.glob("work/*"))
+
+
+def test_rows_that_carry_checks_are_looked_at(world: World, in_process: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a campaign whose right answers count goes on with the model that has the better mean of logarithms."""
+    asked = list[bool]()
+    monkeypatch.setattr(stage, "best", lambda weighed, _stay, right_counts: asked.append(right_counts) or weighed[0])
+    trained = world.trained(0.5)
+    plain = world.choose(trained, line_search=[0.5])
+    world.prompts, before = world.checked('{"exact": "4"}'), world.prompts
+    checked = world.choose(trained, line_search=[0.5])
+    world.prompts = before
+    assert asked == [False, True]
+    assert plain.digest != checked.digest
 
 
 def test_nothing_won_leaves_theta_t(world: World, in_process: None) -> None:
