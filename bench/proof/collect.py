@@ -14,7 +14,7 @@ from bench.proof.settings import ARMS, DEFAULT, ITERATIONS, PLAY_RATES, REGIMES,
 from bench.proof.verdict import steps, verdict
 
 Figures = dict[str, dict[str, float]]  # family or "all" → measure → value
-CANDIDATES = (DEFAULT, "auto", "search", "auto_search_4", "nce", "nce_search", "published")
+CANDIDATES = (DEFAULT, "auto_exact", "auto", "search", "exact", "auto_search_4", "nce", "nce_search", "published")
 
 
 class Run:

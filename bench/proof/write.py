@@ -20,7 +20,7 @@ from bench.proof.settings import ARMS, DEFAULT, REGIMES
 from bench.proof.statistics import Interval
 from spin_core.store.files import replace_text
 
-_FAMILY_ARMS = ("published", "auto", DEFAULT, "auto_search_4", "nce_search")
+_FAMILY_ARMS = ("published", "auto", DEFAULT, "auto_exact", "auto_search_4", "nce_search")
 _NAMES = {"t1": "T = 1 accuracy", "greedy": "greedy accuracy", "nll": "NLL"}
 
 
