@@ -104,4 +104,4 @@ def told(weighed: Sequence[Weighed], taken: Weighed, rows: int, right_counts: bo
 
 
 def _flat(one: Weighed) -> dict[str, Any]:
-    return asdict(one.candidate) | {"nll": one.nll, "gain": one.gain, "error": one.error}
+    return asdict(one.candidate) | {"nll": one.nll, "gain": one.gain, "error": one.error, "exact": one.exact}

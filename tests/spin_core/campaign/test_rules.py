@@ -76,6 +76,8 @@ def test_of_players_that_chance_could_put_beside_each_other_the_likelier_one_is_
     assert most_won(real, StopSettings()) == 1
     sure = [two_figures((0.2, 0.05), -0.01, 0), two_figures((-0.2, 0.05), -0.5, 1)]  # likelier, but worse for sure
     assert best_player(sure, StopSettings()) == 1
+    lost = [two_figures((0.001, 0.2), -0.01, 0), two_figures((-0.1, 0.05), -0.5, 1)]  # θ_0 could be beside it, but it lost for sure
+    assert [best_player(lost, StopSettings()), next_opponent(lost, StopSettings())] == [1, 1]
     drift = [two_figures((0.2, 0.05), -0.01, 0), *(two_figures((-0.06, 0.07), -0.01, number) for number in (1, 2, 3))]
     assert [best_player(drift[:count], StopSettings()) for count in (1, 2, 3, 4)] == [1, 2, 2, 2]  # not down and down, each step by chance
 
