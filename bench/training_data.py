@@ -68,7 +68,8 @@ def make_sets(store: Store, names: list[str], pairs: int) -> list[PairSet]:
             found = _gather(store, again, 1, model, prompts, found)
         cut = _cut(store, found, chosen)
         content = read_rows(cut.path / TRAIN_FILE, list(_IDS))
-        sets.append(PairSet(name, with_overrides(recipe, [f"training.pairs_per_step={len(content)}"]), model, cut, content))
+        trained = with_overrides(recipe, [f"training.pairs_per_step={len(content)}", "training.beta=0.1"])  # TRL has no β from the data
+        sets.append(PairSet(name, trained, model, cut, content))
     return sets
 
 
