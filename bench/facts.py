@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from importlib.metadata import distributions, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ def facts(bench: str, *packages: str) -> dict[str, Any]:
 
 def versions(*packages: str) -> dict[str, str]:
     """Of those that are installed, and of Python."""
-    installed = {found.metadata["Name"] for found in distributions()}
-    return {"python": platform.python_version()} | {name: version(name) for name in packages if name in installed}
+    installed = {found.metadata["Name"]: found.version for found in distributions()}
+    return {"python": platform.python_version()} | {name: installed[name] for name in packages if name in installed}
 
 
 def commit() -> str:

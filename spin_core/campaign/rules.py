@@ -90,7 +90,7 @@ def best_player(outcomes: Sequence[Outcome], stop: StopSettings) -> int:
         return top
     sound = [number for number in range(len(outcomes) + 1) if number == 0 or not made_it_worse(outcomes[number - 1], stop)]
     beside = [number for number in sound if number == top or _could_be_chance(*_lead(outcomes, stop, top, number))]
-    return max(beside or [top], key=lambda number: (_lead(outcomes, _BY_NLL, number, 0)[0], -number))
+    return max(beside, key=lambda number: (_lead(outcomes, _BY_NLL, number, 0)[0], -number))
 
 
 def most_won(outcomes: Sequence[Outcome], stop: StopSettings) -> int:

@@ -73,7 +73,7 @@ def best(weighed: Sequence[Weighed], may_stay: bool, right_counts: bool = False)
     than chance: a mean of logarithms is made by the rows that a model has wrong for sure, and shrinks steps that put others right.
     """
     among = weighed if may_stay else weighed[1:]
-    if right_counts and weighed[0].exact >= _TELLING:
+    if right_counts and _telling(weighed):
         sound = [one for one in among if one.gain >= -_CHANCE * one.error]
         if sound:
             return max(sound, key=lambda one: one.exact)
@@ -89,7 +89,7 @@ def content(weighed: Sequence[Weighed], taken: Weighed, rows: int, tokens: int) 
 def told(weighed: Sequence[Weighed], taken: Weighed, rows: int, right_counts: bool = False) -> str:
     """A line for people."""
     models, on, start = len(weighed) - 1, f"{rows:,} validation rows", weighed[0]
-    by_exact = right_counts and start.exact >= _TELLING
+    by_exact = right_counts and _telling(weighed)
     nats = f"{taken.nll:.4f} nats a token"
     if taken.candidate == START:
         what = f"{start.exact:.1%} of its samples the human answer, {nats}" if by_exact else nats
@@ -101,6 +101,11 @@ def told(weighed: Sequence[Weighed], taken: Weighed, rows: int, right_counts: bo
         share = f"{taken.exact:.1%} of samples the human answer, θ_t's {start.exact:.1%}"
         return f"{what}: {share}, {nats}, {abs(taken.gain):.4f} ± {taken.error:.4f} {more} than θ_t ({on})"
     return f"{what}: {nats}, better than θ_t by {taken.gain:.4f} ± {taken.error:.4f} ({on})"
+
+
+def _telling(weighed: Sequence[Weighed]) -> bool:
+    """Whether θ_t's samples are exact often enough to choose by."""
+    return weighed[0].exact >= _TELLING
 
 
 def _flat(one: Weighed) -> dict[str, Any]:
