@@ -87,6 +87,7 @@ class Lease:
                     lost = lost or time.monotonic()
                     if time.monotonic() - lost > _FOUND_OUT_S:
                         raise
+                    time.sleep(_LOOK_S)
                     self._ask_for_place()
             if ended():
                 raise Cancelled("the run was ended")

@@ -136,7 +136,7 @@ def test_the_ray_cluster_is_one_that_can_run_a_campaign() -> None:
     job = yaml.safe_load((KUBERNETES / "ray-job.yaml").read_text())
     assert {cluster["apiVersion"], job["apiVersion"]} == {"ray.io/v1"}
     spec = cluster["spec"]
-    assert set(spec) == {"rayVersion", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec", "workerGroupSpecs"}
+    assert set(spec) == {"rayVersion", "authOptions", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec", "workerGroupSpecs"}
     assert set(spec["headGroupSpec"]) == {"rayStartParams", "template"}
     assert all(isinstance(value, str) for value in spec["headGroupSpec"]["rayStartParams"].values())
     (workers,) = spec["workerGroupSpecs"]
