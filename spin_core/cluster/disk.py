@@ -16,7 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from spin_core.generation.engine import Sampler
-from spin_core.store import Store
+from spin_core.store import Ref, Store
 from spin_core.store.remote.mirror import Mirror
 
 _OWN = (".staging", "work")  # rooms of a home that each host has for itself
@@ -51,8 +51,11 @@ class Disk:
 
     def here(self, sampler: Sampler, log: Path) -> tuple[Sampler, Path]:
         """A sampler whose model comes to this disk, and its log."""
-        model = self.store.find(sampler.model.kind, sampler.model.digest)
-        return replace(sampler, model=model), self.store.log_path(log.stem)
+        return replace(sampler, model=self.find(sampler.model)), self.store.log_path(log.stem)
+
+    def find(self, ref: Ref) -> Ref:
+        """An artifact of the run's home, whose files come to this disk once they are asked for."""
+        return self.store.find(ref.kind, ref.digest)
 
     @contextmanager
     def job(self, job: Mapping[str, Any], rank: int | None, made: Callable[[Made], None]) -> Iterator[dict[str, Any]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from spin_core.cluster.host import MakeEngine
 from spin_core.cluster.lease import Lease
 from spin_core.encoding.ends import Ends
 from spin_core.generation.engine import Answer, OnAnswer, Prompt, Sampler
-from spin_core.runtime.errors import ChildCrash
+from spin_core.runtime.errors import BadInput, ChildCrash
+from spin_core.runtime.machine import side_by_side
 from spin_core.runtime.progress import emit, tell
+from spin_core.store import Ref
 
 
 class RayEngine:
@@ -26,7 +29,8 @@ class RayEngine:
         self._lease = lease
         try:
             tell("engines", f"engine {part + 1} on {lease.where}")
-            self.window, self.address = lease.follow("start", make, _bare(sampler), log, part, parts, home, on=emit)
+            sampler = replace(sampler, model=bare(sampler.model))
+            self.window, self.address = lease.follow("start", make, sampler, log, part, parts, home, on=emit)
         except BaseException:
             lease.end()
             raise
@@ -59,6 +63,20 @@ class RayEngine:
         self._lease.end()
 
 
-def _bare(sampler: Sampler) -> Sampler:
+def bare(ref: Ref) -> Ref:
     """Without the run's connection to an object store: a node has its own."""
-    return replace(sampler, model=replace(sampler.model, source=None))
+    return replace(ref, source=None)
+
+
+def bring(leases: Collection[Lease], model: Ref, home: RunHome) -> None:
+    """Has a model on the nodes of these leases, each its own copy. Raises BadInput where they keep it under different paths."""
+    folders = dict[str, str]()
+
+    def one(lease: Lease) -> None:
+        folders[lease.where.name] = str(lease.follow("bring", model, home, on=emit))
+
+    side_by_side([partial(one, lease) for lease in leases])
+    if len({*folders.values()}) > 1:
+        told = ", ".join(f"{folder} on {name}" for name, folder in sorted(folders.items()))
+        remedy = "set SPINFLOW_CACHE to the same folder on all nodes, or take a home on a disk that they share"
+        raise BadInput(f"the workers of an engine over several nodes read its model under one path, and it is {told}", remedy=remedy)

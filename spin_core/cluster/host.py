@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from spin_core.cluster.disk import Disk, RunHome
+from spin_core.cluster.network import interface
 from spin_core.encoding.ends import Ends
 from spin_core.generation.engine import Engine, Prompt, Sampler
 from spin_core.runtime import devices, leftovers, output, process, progress
 from spin_core.runtime.errors import ChildCrash, SpinflowError
 from spin_core.runtime.machine import Command, Place
+from spin_core.store import Ref
 
 _LINES_S = 0.5  # between two messages of a stream; its end waits for none
 _ANSWERS_S = 2.0  # the same of answers: a thousand shards in flight are five hundred messages/s to one process
@@ -114,7 +116,7 @@ class Host:
 
         def run_child(emit: Emit, job: Mapping[str, Any]) -> int:
             words = command(place)
-            env_of_child = devices.environment(devices.visible()) | (_interface() if place.count > 1 else {}) | dict(env)
+            env_of_child = devices.environment(devices.visible()) | (interface() if place.count > 1 else {}) | dict(env)
             with process.job_file(job) as file:
                 child = process.spawn([sys.executable, *words, "-m", module, file], Path(os.devnull), env_of_child, pipe=True)
                 assert child.stdout is not None
@@ -146,6 +148,18 @@ class Host:
 
         yield from _streamed(work)
 
+    def bring(self, model: Ref, home: RunHome) -> Iterator[list[Any]]:
+        """Has a model on this node's disk: progress events, then its folder."""
+
+        def work(emit: Emit) -> str:
+            end = progress.listen(emit)
+            try:
+                return str(self._disk_of(home).find(model).path)
+            finally:
+                end()
+
+        yield from _streamed(work)
+
     def sample(self, prompts: Sequence[Prompt], ends: Ends) -> Iterator[list[Any]]:
         """See `Engine.sample`: a pair of what `on_answer` is told, in which all answers since the last are one, then the answers."""
 
@@ -169,17 +183,6 @@ class Host:
         process.end_all()
         if self._disk:
             self._disk.close()
-
-
-def _interface() -> dict[str, str]:
-    """Has those that train together meet on the network that the cluster is on: by themselves they take the one that the machine's own
-    name is on, which often is loopback."""
-    import psutil
-    import ray
-
-    address = ray.util.get_node_ip_address()
-    name = next((name for name, found in psutil.net_if_addrs().items() if any(one.address == address for one in found)), None)
-    return {variable: name for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if name and variable not in os.environ}
 
 
 def _streamed(work: Callable[[Emit], Any], every_s: float = _LINES_S) -> Iterator[list[Any]]:

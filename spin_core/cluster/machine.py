@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from spin_core.cluster.disk import Made, RunHome
-from spin_core.cluster.engines import RayEngine
+from spin_core.cluster.engines import RayEngine, bare, bring
 from spin_core.cluster.host import Host, MakeEngine
 from spin_core.cluster.lease import Lease, Wait
 from spin_core.cluster.room import Need, Nodes, widest
@@ -22,12 +22,12 @@ from spin_core.cluster.wide import wide_engine
 from spin_core.generation.engine import Ended, Engine, Sampler
 from spin_core.generation.pool import engine_memory, local_engine
 from spin_core.runtime.devices import never
-from spin_core.runtime.errors import BadInput, Cancelled, ChildCrash, SpinflowError
+from spin_core.runtime.errors import Cancelled, ChildCrash, SpinflowError
 from spin_core.runtime.machine import Child, Command, Place, ThisMachine, parts_of, side_by_side, telling
 from spin_core.runtime.memory import fp32_bytes
 from spin_core.runtime.output import Output
 from spin_core.runtime.progress import tell
-from spin_core.store import Store
+from spin_core.store import Ref, Store
 
 _LOOK_S = 2.0
 _PLACED_S = 120.0
@@ -162,9 +162,6 @@ class ClusterMachine:
         """What an engine asks for: GPUs of one node, or of several where none that is there has as many."""
         size = sampler.settings.tensor_parallel
         if 1 < size > max(self.gpus(), default=0):
-            if self._home:
-                remedy = "lower generation.tensor_parallel to what one node has, or take a home on a disk that the nodes share"
-                raise BadInput("an engine over several nodes reads its model from a folder that all of them see", remedy=remedy)
             return Need(size, wide=True)
         return Need(size, engine_memory(sampler.settings.engine, fp32_bytes(sampler.model)))
 
@@ -183,8 +180,24 @@ class ClusterMachine:
                 lease.end()
                 if not isinstance(error, Cancelled) or ended():
                     raise
-        make = partial(self._make_wide, lease.group) if lease.group is not None else self._make_engine
-        return RayEngine(lease, make, sampler, log, part, parts, self._home)
+        if lease.group is None:
+            return RayEngine(lease, self._make_engine, sampler, log, part, parts, self._home)
+        try:
+            if self._home:
+                self._bring(bare(sampler.model), lease.group, self._home)
+        except BaseException:
+            lease.end()
+            raise
+        return RayEngine(lease, partial(self._make_wide, lease.group), sampler, log, part, parts, self._home)
+
+    def _bring(self, model: Ref, group: PlacementGroup, home: RunHome) -> None:
+        """Has a model on every node of a group, under one path: that is where all workers of an engine read it."""
+        with ExitStack() as also:
+            bundles = [PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank) for rank in range(group.bundle_count)]
+            leases = [also.enter_context(self._leased(0, strategy=bundle)) for bundle in bundles]
+            for lease in leases:
+                lease.place(_until(time.monotonic() + _PLACED_S, "the engine"))
+            bring({lease.where.node: lease for lease in leases}.values(), model, home)
 
     def _gives_up(self, need: Need, sampler: Sampler, ended: Ended) -> bool:
         return ended() or self._need(sampler) != need
@@ -237,7 +250,7 @@ class ClusterMachine:
             for rank in range(count):
                 leases.append(self._lease(gpus, strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)))
             for lease in leases:
-                lease.place(_until(time.monotonic() + _PLACED_S))
+                lease.place(_until(time.monotonic() + _PLACED_S, "the training"))
             yield leases
         except RayError as error:
             raise ChildCrash(f"{name}: {error}", exit_code=-1, remedy="run again to continue") from None
@@ -254,12 +267,12 @@ class ClusterMachine:
         side_by_side([lease.end for lease in leases] or [lambda: None])
 
 
-def _until(deadline: float) -> Callable[[], bool]:
+def _until(deadline: float, what: str) -> Callable[[], bool]:
     """For a group that has its nodes: what cannot be placed then was on one that has gone since."""
 
     def ended() -> bool:
         if time.monotonic() > deadline:
-            raise ChildCrash("a node went before the training began", exit_code=-1, remedy="run again to continue")
+            raise ChildCrash(f"a node went before {what} began", exit_code=-1, remedy="run again to continue")
         return False
 
     return ended

@@ -12,6 +12,7 @@ from typing import Any
 import ray
 from ray.util.placement_group import PlacementGroup
 
+from spin_core.cluster.network import VARIABLES, interface
 from spin_core.generation.engine import Ended, Engine, Sampler
 from spin_core.generation.vllm_server import VllmServer, installed
 from spin_core.recipe import GenerationSettings
@@ -19,6 +20,7 @@ from spin_core.runtime import devices
 from spin_core.runtime.errors import BadInput
 
 _SERVER = VllmServer.module
+_COPIED = "VLLM_RAY_EXTRA_ENV_VARS_TO_COPY"
 GROUP = "SPINFLOW_PLACEMENT_GROUP"
 
 
@@ -47,6 +49,8 @@ class WideServer(VllmServer):
     def _environment(self, group: Sequence[devices.Device], settings: GenerationSettings) -> dict[str, str]:
         found = super()._environment(group, settings) | {"CUDA_VISIBLE_DEVICES": ""}  # the workers' are theirs, by Ray
         found |= {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_ENABLE_AUTO_CONNECT": "0"}  # not once more when it has left
+        # vLLM gives its workers what starts with NCCL_, and of the rest what it is told to; a node's own environment comes first there
+        found |= interface() | {_COPIED: ",".join(filter(None, (os.environ.get(_COPIED, ""), *VARIABLES)))}
         return found | {GROUP: json.dumps({"id": self._group.id.hex(), "bundles": self._group.bundle_specs})}
 
     def _command(self, sampler: Sampler, group: Sequence[devices.Device], port: int) -> list[str]:

@@ -46,31 +46,27 @@ class Host:
         return f"{_NET}.{self.number + 10}"
 
     def command(self, *words: str) -> list[str]:
-        """Runs on this host, which sees its own disk and no other."""
+        """Runs on this host, which sees its own disk and processes and no others."""
         short = "mkdir -p /tmp/ray && mount -t tmpfs tmpfs /tmp/ray"  # Ray's sockets' names have to be
         disk = f"mount --bind {self.disk} {self.inside} && mount -t tmpfs tmpfs {self.disk.parent}"
         script = f'hostname {self.name} && {short} && {disk} && exec "$@"'
-        return ["ip", "netns", "exec", self.name, "unshare", "-m", "-u", "bash", "-c", script, "host", *words]
+        apart = ["unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        return ["ip", "netns", "exec", self.name, *apart, "bash", "-c", script, "host", *words]
 
     def beside(self) -> tuple[str, ...]:
         """What comes before a command that runs beside its Ray node."""
-        return (
-            "nsenter",
-            f"--target={self.started[-1].pid}",
-            "--mount",
-            "--net",
-            "bash",
-            "-c",
-            f'cd {self.inside.parent} && exec "$@"',
-            "host",
-        )
+        pid = self.started[-1].pid  # what is forked there is the host's first process
+        first = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0]
+        there = ("nsenter", f"--target={first}", "--mount", "--uts", "--pid", "--net")
+        return (*there, "bash", "-c", f'cd {self.inside.parent} && exec "$@"', "host")
 
     def join(self) -> None:
         """Starts its Ray node, as its machine's service manager would after a boot."""
         ray = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--block", "--disable-usage-stats"]
         place = [f"--node-ip-address={self.address}", "--num-cpus=1", f"--num-gpus={min(self.number, 1)}"]
         role = [f"--port={_PORT}", "--head", "--include-dashboard=false"] if not self.number else [f"--address={_NET}.10:{_PORT}"]
-        env = {**os.environ, **self.environment, "PYTHONPATH": str(ROOT)}
+        python = os.pathsep.join(filter(None, (str(ROOT), self.environment.get("PYTHONPATH", ""))))
+        env = {**os.environ, **self.environment, "PYTHONPATH": python}
         with (self.inside.parent / f"{self.name}.log").open("ab") as log:
             self.started.append(
                 subprocess.Popen(self.command(*ray, *place, *role), stdout=log, stderr=log, env=env, start_new_session=True)
