@@ -122,14 +122,21 @@ def job_file(job: Mapping[str, Any]) -> Iterator[str]:
 
 def job_main(work: Callable[[dict[str, Any]], None]) -> None:
     """The `__main__` of a job module: reads the job, runs `work`, turns a SpinflowError into one line that its parent understands."""
+    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     try:
-        work(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+        work(job)
     except SpinflowError as error:
         _tell(error)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except Exception as error:
+        if not _is_full(error):
             raise
-        _tell(SpinflowError(f"disk full ({error})", remedy="free some space and run again"))
+        _tell(SpinflowError(f"disk full while writing {job.get('out', 'files')} ({error})", remedy="free some space and run again"))
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether a disk without room is behind an error: libraries in Rust have the system's words and no number, torch has neither."""
+    words = (os.strerror(errno.ENOSPC), "inline_container.cc", "PytorchStreamWriter failed")
+    return getattr(error, "errno", None) == errno.ENOSPC or any(word in str(error) for word in words)
 
 
 def _tell(error: SpinflowError) -> NoReturn:

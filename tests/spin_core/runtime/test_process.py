@@ -29,6 +29,8 @@ def work(job):
         raise ChildCrash("its engine died", exit_code=-9)
     if job["end"] == "full":
         raise OSError(errno.ENOSPC, "No space left")
+    if job["end"] == "full, in Rust":
+        raise ValueError("Error while serializing: I/O error: No space left on device (os error 28)")
     if job["end"] == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if job["end"] == "term":
@@ -46,7 +48,8 @@ job_main(work)
         ("damaged", Corrupt, "^the manifest lies; run again$"),
         ("alarm", SpinflowError, "^loss at step 0 is 0.9 → not ln 2$"),
         ("below", ChildCrash, "^its engine died$"),
-        ("full", SpinflowError, "disk full .*No space left.*; free some space and run again"),
+        ("full", SpinflowError, "disk full while writing files .*No space left.*; free some space and run again"),
+        ("full, in Rust", SpinflowError, "disk full .*; free some space and run again"),
         ("kill", ChildCrash, "-9"),
         ("term", Cancelled, "was cancelled"),
         ("bug", ChildCrash, "boom"),
