@@ -1,10 +1,11 @@
 """How sampling scales over a cluster: engines that answer at a rate, on 1, 8 and 64 GPUs that only Ray's scheduler knows.
 
     python -m bench.scale_out                        # the runs of `_RUNS`, about twelve minutes
-    python -m bench.scale_out --run 64 1563 16 1000  # GPUs, rows a GPU, rows a shard, tokens/s of an engine; --prefect
+    python -m bench.scale_out --run 64 1563 16 1000  # GPUs, rows a GPU, rows a shard, tokens/s of an engine; --prefect, --store
 
 100 tokens a row. Shards, pool, store, Ray and the run's progress file are the real ones; the engines only wait, and tell each answer
-when it is due. With `prefect` each shard is a task as well, with Prefect's own server on a fresh database.
+when it is due. With `prefect` each shard is a task as well, with Prefect's own server on a fresh database. With `store` the home is in
+an S3 server (moto's, in a process of its own on the same cores), which counts what it is asked.
 
 What limits: a shard costs the flow's one process about as much CPU whatever its rows (`flow_cpu_ms_a_shard`; most of it is Prefect's
 task), so a core hands out 20 to 30 shards/s as tasks; 16 rows a shard, where the default is 64, are there to have many. And the last
@@ -25,10 +26,12 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -43,6 +46,7 @@ from spin_core.recipe import Recipe
 from spin_core.runtime.launcher import Launcher
 from spin_core.runtime.process import descendants, peak_rss
 from spin_core.store import Ref, Store
+from tests.s3 import apart
 
 _TOKENS = 100  # of an answer
 _RATE = "BENCH_RATE"  # tokens/s of an engine
@@ -65,6 +69,7 @@ class Run:
     shard_rows: int
     rate: float  # tokens/s of an engine
     prefect: bool = False  # whether shards are tasks of a flow, as in `spinflow run`, or the launcher's alone
+    store: bool = False  # whether the home is in an object store
 
     @property
     def rows(self) -> int:
@@ -77,6 +82,7 @@ _RUNS = (
     Run(8, 640, 16, 1000),
     Run(64, 1563, 16, 1000),  # 100,000 rows
     Run(64, 1563, 64, 1000, prefect=True),  # the default shards
+    Run(64, 1563, 64, 1000, prefect=True, store=True),
     Run(64, 15_625, 512, 10_000, prefect=True),  # a million rows on engines as fast as a large card's
 )
 
@@ -140,7 +146,7 @@ def _busy_s() -> float:
     return (user + nice + system + interrupt + soft + steal) / os.sysconf("SC_CLK_TCK")
 
 
-def child(home: Path, run: Run) -> dict[str, Any]:
+def child(home: str, run: Run) -> dict[str, Any]:
     """One stage of shards on a cluster of one node with so many GPUs."""
     from ray.cluster_utils import Cluster
 
@@ -154,7 +160,7 @@ def child(home: Path, run: Run) -> dict[str, Any]:
     generation = {"engine": "transformers", "shard_rows": run.shard_rows, "max_new_tokens": _TOKENS}
     recipe = Recipe.model_validate({"name": "b", "model": {"name": "m"}, "data": {"name": "demo"}, "generation": generation})
     model, encoded = make_encoded(store, run.rows)
-    listen(Board(home).note)
+    listen(Board(store.home).note)
     node = {"num_cpus": 1, "num_gpus": run.gpus, "memory": 2**40, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=node)
     try:
@@ -169,7 +175,9 @@ def child(home: Path, run: Run) -> dict[str, Any]:
                 usage = Usage()
                 time.sleep(_IDLE_S)
                 idle = usage.read()["hosts"] / _IDLE_S
+                asked = _asked()
                 made, took, cpu = (_by_a_flow if run.prefect else _by_threads)(recipe, Launcher(store, "b", pool, machine), plans)
+                asked = _asked() - asked
             assert sum(ref.facts["rows"] for ref in made) == run.rows
     finally:
         cluster.shutdown()
@@ -182,8 +190,15 @@ def child(home: Path, run: Run) -> dict[str, Any]:
         "rows_per_s": run.rows / took,
     }
     found |= {f"{name}_cpu_seconds": seconds for name, seconds in cpu.items()}
+    found |= {"store_requests_a_row": asked / run.rows} if run.store else {}
     found |= {"flow_cpu_ms_a_shard": 1000 * cpu["flow"] / len(plans), "flow_peak_bytes": peak_rss(), "hosts_idle_cpu": idle}
     return found | {"million_rows_seconds": 1e6 / run.rows * took, "million_rows_flow_cpu_seconds": 1e6 / run.rows * cpu["flow"]}
+
+
+def _asked() -> int:
+    """Requests that the object store has had."""
+    url = os.environ.get("COUNTS")
+    return sum(httpx.get(url, timeout=60).json()["requests"].values()) if url else 0
 
 
 Made = tuple[Sequence[Ref], float, dict[str, float]]  # the shards, seconds, CPU seconds
@@ -211,10 +226,13 @@ def _by_a_flow(recipe: Recipe, on: Launcher, plans: Sequence[Shard]) -> Made:
 
 def measure(run: Run) -> dict[str, Any]:
     """The same in a process of its own."""
-    with tempfile.TemporaryDirectory(prefix="bench-scale-out-") as folder:
-        command = [sys.executable, "-m", "bench.scale_out", "--child", str(Path(folder) / "home")]
-        words = ["--run", *map(str, (run.gpus, run.rows_a_gpu, run.shard_rows, run.rate)), *(["--prefect"] if run.prefect else [])]
+    with tempfile.TemporaryDirectory(prefix="bench-scale-out-") as folder, apart() if run.store else nullcontext({}) as there:
+        home = there.get("HOME_URL", f"{folder}/home")
+        flags = [f"--{name}" for name in ("prefect", "store") if getattr(run, name)]
+        words = ["--run", *map(str, (run.gpus, run.rows_a_gpu, run.shard_rows, run.rate)), *flags]
+        command = [sys.executable, "-m", "bench.scale_out", "--child", home]
         env = os.environ | _PREFECT | {"PREFECT_HOME": str(Path(folder) / "prefect"), "RAY_USAGE_STATS_ENABLED": "0"}
+        env |= there | {"SPINFLOW_CACHE": f"{folder}/cache"}
         done = subprocess.run([*command, *words], stdout=subprocess.PIPE, text=True, check=True, env=env)
     line = next(line for line in done.stdout.splitlines() if line.startswith(_MARK))
     found: dict[str, Any] = json.loads(line[len(_MARK) :])
@@ -225,16 +243,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=float, nargs=4, metavar=("GPUS", "ROWS_A_GPU", "SHARD_ROWS", "RATE"), help="only this")
     parser.add_argument("--prefect", action="store_true", help="that run as a flow")
-    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--store", action="store_true", help="with its home in an object store")
+    parser.add_argument("--child", metavar="HOME", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    runs = (Run(*map(int, options.run[:3]), options.run[3], options.prefect),) if options.run else _RUNS
+    runs = (Run(*map(int, options.run[:3]), options.run[3], options.prefect, options.store),) if options.run else _RUNS
     if options.child:
         print(_MARK + json.dumps(child(options.child, *runs)), flush=True)
         return
     found = []
     for run in runs:
         found.append(one := {"commit": commit(), "load_before": os.getloadavg()[0]} | measure(run))
-        what = f"{run.gpus} GPUs at {run.rate:,.0f} tokens/s, {run.shard_rows} rows a shard{', as a flow' * run.prefect}"
+        how = ", as a flow" * run.prefect + ", into an object store" * run.store
+        what = f"{run.gpus} GPUs at {run.rate:,.0f} tokens/s, {run.shard_rows} rows a shard{how}"
         print(f"{what}: {run.rows:,} rows in {one['seconds']:.1f} s, {one['efficiency']:.1%} of perfect scaling", flush=True)
     result = {
         **facts("scale_out", "ray", "prefect", "pyarrow"),
