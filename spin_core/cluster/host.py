@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ class Where:
     node: str  # Ray's id
     name: str
     gpus: tuple[str, ...]
+    version: str = ""  # of spinflow there
 
     def __str__(self) -> str:
         return f"{self.name}, GPU {', '.join(self.gpus)}" if self.gpus else self.name
@@ -67,6 +70,12 @@ class _ChildFailed(Exception):
         self.status = status
 
 
+@cache
+def here() -> str:
+    """The version of spinflow that this process runs."""
+    return version("spinflow")
+
+
 class Host:
     """One actor; nothing that it started outlives it, however it ends."""
 
@@ -85,7 +94,7 @@ class Host:
         import ray
 
         found = devices.visible()
-        return Where(ray.get_runtime_context().get_node_id(), socket.gethostname(), tuple(device.name for device in found))
+        return Where(ray.get_runtime_context().get_node_id(), socket.gethostname(), tuple(device.name for device in found), here())
 
     def meeting_point(self) -> tuple[str, int]:
         """An address of this node and a port that is free."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -14,9 +15,9 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from spin_core.cluster.host import Done, Failed, Where
+from spin_core.cluster.host import Done, Failed, Where, here
 from spin_core.runtime import output
-from spin_core.runtime.errors import Cancelled, ChildCrash
+from spin_core.runtime.errors import Cancelled, ChildCrash, SpinflowError
 from spin_core.runtime.progress import Progress, emit
 
 _QUIET_S = 3.0  # so long a wait for a place is nothing to tell
@@ -27,6 +28,7 @@ _STREAMS = 64  # shards that an engine answers at once
 _CLOSE_S, _ANSWER_S = 20.0, 30.0
 _FOUND_OUT_S = 60.0
 _REMEDY = "run again to continue"
+_SAME = "have the same spinflow and Python on all nodes, then run again"
 
 
 class Wait:
@@ -80,6 +82,9 @@ class Lease:
             if _ready(self._placed):
                 try:
                     self.where = self._got(self._placed)
+                    if self.where.version != here():
+                        told = f"{self.where.name} has spinflow {self.where.version}, this run {here()}"
+                        raise SpinflowError(told, remedy=_SAME)
                     if self.group is not None:
                         self.where = replace(self.where, name=f"{self.where.name} and others", gpus=())
                     break
@@ -141,8 +146,16 @@ class Lease:
         try:
             return ray.get(answer)
         except RayError as error:
-            why = str(error).strip().splitlines()[0]
-            raise ChildCrash(f"{self.where} was lost ({type(error).__name__}: {why[:200]})", exit_code=-1, remedy=_REMEDY) from None
+            why = [line.strip()[:200] for line in str(error).splitlines() if line.strip()] or ["it does not say why"]
+            if "creation task" in str(error) and re.match("(Import|ModuleNotFound|Attribute)Error", why[-1]):  # no node that is gone
+                raise SpinflowError(f"the node at {_address(str(error))} cannot run spinflow ({why[-1]})", remedy=_SAME) from None
+            raise ChildCrash(f"{self.where} was lost ({type(error).__name__}: {why[0]})", exit_code=-1, remedy=_REMEDY) from None
+
+
+def _address(text: str) -> str:
+    """Of the node that an error of Ray's tells of."""
+    found = re.search(r"ip=([^,)]+)", text)
+    return found[1] if found else "an address that Ray does not tell"
 
 
 def _ready(answer: Any, within_s: float = _LOOK_S) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -14,8 +17,8 @@ from typing import Any
 
 import pytest
 
+from spin_core.cluster import lease, room
 from spin_core.cluster import machine as machine_module
-from spin_core.cluster import room
 from spin_core.cluster.join import joined
 from spin_core.encoding.ends import Ends
 from spin_core.generation.engine import Answer, OnAnswer, Prompt, Sampler
@@ -25,7 +28,7 @@ from spin_core.runtime import progress
 from spin_core.runtime.errors import BadInput, ChildCrash, SpinflowError
 from spin_core.runtime.machine import Child, Place
 from spin_core.store import Ref, Store
-from tests.spin_core.cluster.nodes import Nodes, cluster_of, wait_until
+from tests.spin_core.cluster.nodes import ROOT, Nodes, cluster_of, wait_until
 
 MODULE = "tests.spin_core.cluster.light"
 ENDS = Ends([1], ["</s>"], 1)
@@ -233,6 +236,29 @@ def test_an_engine_over_two_nodes_loses_one(nodes: Nodes, machine: Any, tmp_path
         kill(second)
         nodes.replace()
         assert wait_until(lambda: other_than(first, second), 120)
+
+
+@pytest.mark.long
+def test_a_node_without_spinflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it fails, it is taken for one that is gone: tried for minutes, and the cause in Ray's logs only."""
+    (tmp_path / "spin_core").mkdir()
+    (tmp_path / "spin_core" / "__init__.py").write_text("raise ModuleNotFoundError('No module named spin_core')")
+    code = "import sys; from pathlib import Path; from spin_core.cluster.join import joined; from spin_core.store import Store\n"
+    code += "with joined(Store(Path(sys.argv[1])), sys.argv[2]) as found: found.precision()"
+    with cluster_of(0) as nodes:
+        ours = {**os.environ, "PYTHONPATH": str(ROOT)}
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        nodes.add()
+        command = [sys.executable, "-c", code, str(tmp_path / "home"), nodes.address]
+        run = subprocess.run(command, cwd="/", env=ours, capture_output=True, text=True, timeout=60)
+    assert "cannot run spinflow (ModuleNotFoundError: No module named spin_core); have the same" in run.stderr.splitlines()[-1]
+
+
+def test_a_node_with_another_version(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it fails, what the two do not have in common is found out in the middle of a stage, if at all."""
+    monkeypatch.setattr(lease, "here", lambda: "9.9")
+    with pytest.raises(SpinflowError, match=r"has spinflow .*, this run 9\.9; have the same"):
+        machine.precision()
 
 
 def test_who_names_no_cluster_and_who_names_one_that_is_not_there(tmp_path: Path) -> None:
