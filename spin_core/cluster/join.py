@@ -88,7 +88,7 @@ def _connect(where: str) -> None:
 
 @contextmanager
 def _told() -> Iterator[Callable[[], str]]:
-    """Has what Ray's library writes at the terminal, a line a second while it cannot join, for whoever wants to know why."""
+    """Keeps what Ray's library writes at the terminal, a line a second while it cannot join, for whoever wants to know why."""
     terminal = os.dup(2)
     with tempfile.TemporaryFile() as file:
         found = b""

@@ -135,7 +135,7 @@ def job_main(work: Callable[[dict[str, Any]], None]) -> None:
 
 def _is_full(error: Exception) -> bool:
     """Whether a disk without room is behind an error: libraries in Rust have the system's words and no number, torch has neither."""
-    words = (os.strerror(errno.ENOSPC), "inline_container.cc", "PytorchStreamWriter failed")
+    words = (os.strerror(errno.ENOSPC), "unexpected pos", "PytorchStreamWriter failed")  # not its reader's, of a damaged file
     return getattr(error, "errno", None) == errno.ENOSPC or any(word in str(error) for word in words)
 
 

@@ -31,6 +31,10 @@ def work(job):
         raise OSError(errno.ENOSPC, "No space left")
     if job["end"] == "full, in Rust":
         raise ValueError("Error while serializing: I/O error: No space left on device (os error 28)")
+    if job["end"] == "full, in torch":
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
+    if job["end"] == "damaged, in torch":
+        raise RuntimeError("[enforce fail at inline_container.cc:300] . PytorchStreamReader failed reading zip archive")
     if job["end"] == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if job["end"] == "term":
@@ -50,6 +54,8 @@ job_main(work)
         ("below", ChildCrash, "^its engine died$"),
         ("full", SpinflowError, "disk full while writing files .*No space left.*; free some space and run again"),
         ("full, in Rust", SpinflowError, "disk full .*; free some space and run again"),
+        ("full, in torch", SpinflowError, "disk full .*; free some space and run again"),
+        ("damaged, in torch", ChildCrash, "PytorchStreamReader failed"),
         ("kill", ChildCrash, "-9"),
         ("term", Cancelled, "was cancelled"),
         ("bug", ChildCrash, "boom"),
