@@ -108,5 +108,6 @@ def last_words(log: Path, start: int = 0) -> str:
         return "no output"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     told = [line for line in lines if "WARNING" not in line]  # vLLM's advice names errors that did not happen
+    told = [line for line in told if "see root cause above" not in line.lower()] or told  # nor one that only points
     errors = list(dict.fromkeys(match[0] for line in told if (match := _EXCEPTION.search(line))))
     return " after ".join(error[:300] for error in reversed(errors[-2:])) or (lines[-1][:300] if lines else "no output")

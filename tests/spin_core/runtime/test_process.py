@@ -82,8 +82,11 @@ def test_last_words_name_the_root_cause(tmp_path: Path) -> None:
     assert output.last_words(log, start) == "no output"
     with log.open("a") as handle:
         handle.write("WARNING: this can cause errors like `OSError: too many files`\n")
-        handle.write("(core) ValueError: no room\n" * 2 + "RuntimeError: see root cause above\n  warnings.warn(leaked)\n")
-    assert output.last_words(log, start) == "RuntimeError: see root cause above after ValueError: no room"
+        handle.write("(core) ValueError: no room\n" * 2 + "RuntimeError: no engine\n  warnings.warn(leaked)\n")
+    assert output.last_words(log, start) == "RuntimeError: no engine after ValueError: no room"
+    with log.open("a") as handle:
+        handle.write("RuntimeError: Engine core initialization failed. See root cause above.\n")
+    assert output.last_words(log, start) == "RuntimeError: no engine after ValueError: no room"
     log.write_text("working\nKilled\n\n")
     assert output.last_words(log) == "Killed"
 
