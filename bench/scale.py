@@ -37,9 +37,9 @@ _CHILDREN = "bench.scale_children"
 class _Machine(Launcher):
     """Scores with the bench's scorer."""
 
-    def job(self, module: str, job: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
+    def spread(self, module: str, job: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
         """See `Launcher`."""
-        super().job(_CHILDREN if module == "spin_core.scoring.job" else module, job, *args, **kwargs)
+        super().spread(_CHILDREN, job, *args, **kwargs)
 
 
 def _make(home: Path, rows: int) -> None:
