@@ -1,6 +1,6 @@
 """How sampling scales over a cluster: engines that answer at a rate, on 1, 8 and 64 GPUs that only Ray's scheduler knows.
 
-    python -m bench.scale_out                        # the runs of `_RUNS`, about twelve minutes
+    python -m bench.scale_out                        # the runs of `_RUNS`, a quarter of an hour
     python -m bench.scale_out --run 64 1563 16 1000  # GPUs, rows a GPU, rows a shard, tokens/s of an engine; --prefect, --store
 
 100 tokens a row. Shards, pool, store, Ray and the run's progress file are the real ones; the engines only wait, and tell each answer
@@ -8,7 +8,7 @@ when it is due. With `prefect` each shard is a task as well, with Prefect's own 
 an S3 server (moto's, in a process of its own on the same cores), which counts what it is asked.
 
 What limits: a shard costs the flow's one process about as much CPU whatever its rows (`flow_cpu_ms_a_shard`; most of it is Prefect's
-task), so a core hands out 20 to 30 shards/s as tasks; 16 rows a shard, where the default is 64, are there to have many. And the last
+task), so a core hands out 28 to 42 shards/s as tasks; 16 rows a shard, where the default is 64, are there to have many. And the last
 round: a GPU without a shard waits for those that have one, so a GPU should get 20 shards or more. Flow, servers and all engines share
 this machine's cores here; `hosts_idle_cpu` is how many cores Ray's part of the engines' processes takes while these do nothing.
 """

@@ -175,20 +175,15 @@ class ClusterMachine:
             hope = self._nodes.hoped("an engine", need, ended, _FEWER_GPUS if need.gpus > 1 else _MORE_MEMORY)
             try:
                 lease.place(partial(self._gives_up, need, sampler, hope), wait)
+                if lease.group is not None and self._home:
+                    self._bring(bare(sampler.model), lease.group, self._home)
                 break
             except BaseException as error:
                 lease.end()
                 if not isinstance(error, Cancelled) or ended():
                     raise
-        if lease.group is None:
-            return RayEngine(lease, self._make_engine, sampler, log, part, parts, self._home)
-        try:
-            if self._home:
-                self._bring(bare(sampler.model), lease.group, self._home)
-        except BaseException:
-            lease.end()
-            raise
-        return RayEngine(lease, partial(self._make_wide, lease.group), sampler, log, part, parts, self._home)
+        make = partial(self._make_wide, lease.group) if lease.group is not None else self._make_engine
+        return RayEngine(lease, make, sampler, log, part, parts, self._home)
 
     def _bring(self, model: Ref, group: PlacementGroup, home: RunHome) -> None:
         """Has a model on every node of a group, under one path: that is where all workers of an engine read it."""

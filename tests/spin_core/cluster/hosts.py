@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.spin_core.cluster.nodes import ROOT, wait_until
+from tests.spin_core.cluster.nodes import ROOT, paths, wait_until
 
 _NET = "10.213.7"
 _PORT = 6379
@@ -65,8 +65,7 @@ class Host:
         ray = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--block", "--disable-usage-stats"]
         place = [f"--node-ip-address={self.address}", "--num-cpus=1", f"--num-gpus={min(self.number, 1)}"]
         role = [f"--port={_PORT}", "--head", "--include-dashboard=false"] if not self.number else [f"--address={_NET}.10:{_PORT}"]
-        python = os.pathsep.join(filter(None, (str(ROOT), self.environment.get("PYTHONPATH", ""))))
-        env = {**os.environ, **self.environment, "PYTHONPATH": python}
+        env = {**os.environ, **self.environment, "PYTHONPATH": paths(ROOT, self.environment.get("PYTHONPATH"))}
         with (self.inside.parent / f"{self.name}.log").open("ab") as log:
             self.started.append(
                 subprocess.Popen(self.command(*ray, *place, *role), stdout=log, stderr=log, env=env, start_new_session=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -117,12 +118,24 @@ def cluster_of(count: int) -> Iterator[Nodes]:
         mark = uuid4().hex
         patch.setenv(_MARK, mark)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", "")))))
+        patch.setenv("PYTHONPATH", paths(ROOT, os.environ.get("PYTHONPATH")))
         nodes = Nodes(count, mark)
         try:
             yield nodes
         finally:
             nodes.shutdown()
+
+
+def paths(*found: Path | str | None) -> str:
+    """A PYTHONPATH of what is there."""
+    return os.pathsep.join(str(one) for one in found if one)
+
+
+def joins(home: Path, address: str, then: str) -> list[str]:
+    """A command whose process joins a cluster as a run does, as `found`, and goes on with `then`."""
+    code = "import sys, time; from pathlib import Path; from spin_core.cluster.join import joined; from spin_core.store import Store\n"
+    code += f"with joined(Store(Path(sys.argv[1])), sys.argv[2]) as found: {then}"
+    return [sys.executable, "-c", code, str(home), address]
 
 
 def wait_until(what: Callable[[], Any], seconds: float = 60.0) -> Any:

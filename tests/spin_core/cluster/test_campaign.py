@@ -17,7 +17,7 @@ import pytest
 
 from tests.chaos.campaign import Campaign, command_line
 from tests.s3 import s3
-from tests.spin_core.cluster.nodes import ROOT, Nodes, cluster_of, wait_until
+from tests.spin_core.cluster.nodes import ROOT, Nodes, cluster_of, joins, wait_until
 from tests.spin_core.store.remote.campaign import InBucket
 
 DEADLINE_S = 1500.0
@@ -78,9 +78,7 @@ def test_a_head_that_is_started_anew(tmp_path: Path, tiny_model: Path) -> None:
 
 def joining(home: Path, address: str, **environment: str) -> subprocess.Popen[str]:
     """A process that joins, says so, and stays."""
-    code = "import sys, time; from pathlib import Path; from spin_core.cluster.join import joined; from spin_core.store import Store\n"
-    code += "with joined(Store(Path(sys.argv[1])), sys.argv[2]): print('joined', flush=True); time.sleep(600)"
-    command, env = [sys.executable, "-c", code, str(home), address], {**os.environ, **environment}
+    command, env = joins(home, address, "print('joined', flush=True); time.sleep(600)"), {**os.environ, **environment}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
 
@@ -141,7 +139,7 @@ class Losses:
         module = {"sampling": "generation.transformers_engine", "scoring": "scoring.job", "training": "training.job"}
         if not self.left or self.left[0] not in module or not (found := working(self._campaign, module[self.left[0]])):
             return
-        if self.left[0] != "training" or [*self._cache.glob("*/nodes/*/work/*/ddp/checkpoint-*")]:
+        if self.left[0] != "training" or [*self._cache.glob("*/nodes/*/*/*/ddp/checkpoint-*")]:
             self._kill(found[-1])
 
     def fault(self, method: str, name: str) -> str:

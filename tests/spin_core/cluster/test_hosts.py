@@ -17,7 +17,7 @@ from tests.chaos.campaign import command_line
 from tests.s3 import S3, s3
 from tests.spin_core.cluster import vllm_on_ray
 from tests.spin_core.cluster.hosts import Host, gateway, hosts
-from tests.spin_core.cluster.nodes import ROOT
+from tests.spin_core.cluster.nodes import ROOT, paths
 from tests.spin_core.store.remote.campaign import InBucket
 
 DEADLINE_S = 1800.0
@@ -55,11 +55,8 @@ def test_hosts_without_a_shared_folder(tmp_path: Path, tiny_model: Path) -> None
     """If it fails, a cluster needs a file system that all its machines mount; or a switch that restarts costs a campaign."""
     with s3(host="0.0.0.0") as server, hosts(tmp_path, 3, environment_of(server, tmp_path)) as found:
         campaign = OnHosts(tmp_path, tiny_model, server, found, f"{found[0].address}:6379")
-        left, cuts, deadline = (
-            ["generation.transformers_engine", "training.job"],
-            list[threading.Thread](),
-            time.monotonic() + DEADLINE_S,
-        )
+        left, cuts = ["generation.transformers_engine", "training.job"], list[threading.Thread]()
+        deadline = time.monotonic() + DEADLINE_S
         campaign.start(found[0].beside())
         while campaign.running():
             assert time.monotonic() < deadline, f"the run hangs:\n{campaign.output()}"
@@ -87,9 +84,8 @@ def test_an_engine_over_two_hosts(tmp_path: Path, tiny_model: Path) -> None:
         environment = environment_of(server, tmp_path) | vllm_on_ray.environment(tmp_path)
         with hosts(tmp_path, 2, environment) as found:
             module = ["-m", "tests.spin_core.cluster.vllm_on_ray", server.url, str(tiny_model), f"{found[0].address}:6379"]
-            env = {**os.environ, **environment, "PYTHONPATH": os.pathsep.join((str(ROOT), environment["PYTHONPATH"]))}
+            env = {**os.environ, **environment, "PYTHONPATH": paths(ROOT, environment["PYTHONPATH"])}
             run = subprocess.run([*found[0].beside(), sys.executable, *module], env=env, capture_output=True, text=True, timeout=600)
             assert run.returncode == 0, run.stdout + run.stderr
-            print(run.stdout)
             for host in found[1:]:
                 assert list((host.disk / "cache").glob("*/artifacts/model/*")), f"{host.name} never had the model"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -28,7 +27,7 @@ from spin_core.runtime import progress
 from spin_core.runtime.errors import BadInput, ChildCrash, SpinflowError
 from spin_core.runtime.machine import Child, Place
 from spin_core.store import Ref, Store
-from tests.spin_core.cluster.nodes import ROOT, Nodes, cluster_of, wait_until
+from tests.spin_core.cluster.nodes import ROOT, Nodes, cluster_of, joins, wait_until
 
 MODULE = "tests.spin_core.cluster.light"
 ENDS = Ends([1], ["</s>"], 1)
@@ -243,14 +242,13 @@ def test_a_node_without_spinflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """If it fails, it is taken for one that is gone: tried for minutes, and the cause in Ray's logs only."""
     (tmp_path / "spin_core").mkdir()
     (tmp_path / "spin_core" / "__init__.py").write_text("raise ModuleNotFoundError('No module named spin_core')")
-    code = "import sys; from pathlib import Path; from spin_core.cluster.join import joined; from spin_core.store import Store\n"
-    code += "with joined(Store(Path(sys.argv[1])), sys.argv[2]) as found: found.precision()"
     with cluster_of(0) as nodes:
         ours = {**os.environ, "PYTHONPATH": str(ROOT)}
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
         nodes.add()
-        command = [sys.executable, "-c", code, str(tmp_path / "home"), nodes.address]
-        run = subprocess.run(command, cwd="/", env=ours, capture_output=True, text=True, timeout=60)
+        run = subprocess.run(
+            joins(tmp_path / "home", nodes.address, "found.precision()"), cwd="/", env=ours, capture_output=True, text=True, timeout=60
+        )
     assert "cannot run spinflow (ModuleNotFoundError: No module named spin_core); have the same" in run.stderr.splitlines()[-1]
 
 
